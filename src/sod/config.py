@@ -1,0 +1,443 @@
+"""Every knob. Defaults are the published setting; a config is checked here, once, when it is read.
+
+    config = load(TrainConfig, "run.toml", overrides=["optimizer.lr=1e-5", "method=opd"])
+
+TOML plus dotted overrides (values are TOML; a bare word is a string). Unknown keys are errors that name the nearest key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sod.errors import ConfigError
+
+__all__ = [
+    "METHODS",
+    "AgentConfig",
+    "DataConfig",
+    "EvalConfig",
+    "GuardConfig",
+    "Method",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "SFTConfig",
+    "SamplingConfig",
+    "SandboxConfig",
+    "Section",
+    "ToolConfig",
+    "TrainConfig",
+    "UpdateConfig",
+    "dump",
+    "load",
+    "parse",
+]
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """Which terms a named method adds up: the outcome's advantage (GRPO), the teacher's log-ratio, and its weight."""
+
+    outcome: bool
+    teacher: bool
+    step_weights: bool
+
+
+METHODS: Mapping[str, Method] = {
+    "grpo": Method(outcome=True, teacher=False, step_weights=False),
+    "opd": Method(outcome=False, teacher=True, step_weights=False),
+    "opd_grpo": Method(outcome=True, teacher=True, step_weights=False),
+    "sod": Method(outcome=True, teacher=True, step_weights=True),
+}
+"""Methods by name: `sod` is the paper's rule, the others are the terms it is made of."""
+
+MethodName = Literal["grpo", "opd", "opd_grpo", "sod"]
+
+
+class ModelConfig(Section):
+    """Where weights come from and how the engine holds them."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Local directory or hub id of a model in transformers format (safetensors)."""
+    device: str = "auto"
+    """"auto" takes a GPU when there is one; or "cpu", "cuda", "cuda:1"."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    max_rows: Count = 256
+    """Trajectories that decode together, at most."""
+    tokens_per_forward: Count = 16384
+    """Tokens in one forward of scoring or prefill, padding included."""
+
+
+class SamplingConfig(Section):
+    """How the next token is drawn."""
+
+    temperature: NonNegative = 1.0
+    """Logits are divided by it; 0 takes the most likely token. In training it must be above 0."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Keep the smallest set of tokens whose probability reaches it; 1 is off."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep the k most likely tokens; 0 is off."""
+
+
+class AgentConfig(Section):
+    """The limits of one episode."""
+
+    max_turns: Count = 16
+    """Turns the student may sample, the answer's included."""
+    max_prompt_tokens: Count = 2560
+    """Prompt length in tokens; a longer problem is refused when the data is read."""
+    max_response_tokens: Count = 20480
+    """Tokens after the prompt, observations included."""
+    max_malformed_calls: Annotated[int, Field(ge=0)] = 3
+    """Calls that could not be read before the episode ends; 0 ends it at the first."""
+    max_concurrent: Count = 1024
+    """Episodes under way at once, at most."""
+    thinking: bool = False
+    """Ask the template for its thinking mode (Qwen3's `enable_thinking`)."""
+    system: str = ""
+    """System message put before every problem that has none; "" is off."""
+
+
+class ToolConfig(Section):
+    """The code interpreter as the student sees it."""
+
+    enabled: bool = True
+    """Offer the tool at all."""
+    name: str = "code_interpreter"
+    """The function's name in the chat template."""
+    timeout_s: Positive = 10.0
+    """Seconds one call may run."""
+    max_observation_tokens: Annotated[int, Field(ge=16)] = 512
+    """Tokens of one observation; longer text is cut in the middle and says so."""
+    echo_last_expression: bool = True
+    """Print the value of a last expression as a REPL does."""
+    infrastructure_retries: Annotated[int, Field(ge=0)] = 2
+    """Tries after the first when the sandbox itself failed."""
+
+
+class SandboxConfig(Section):
+    """Where the student's code runs."""
+
+    workers: Count = 2
+    """Fork servers."""
+    concurrent_per_worker: Count = 8
+    """Calls that run at once in each; more wait, and the wait is not charged to them."""
+    memory_mb: Count = 1024
+    """Address space a call may add, in MiB."""
+    disk_mb: Count = 64
+    """Largest file a call may write, in MiB."""
+    max_output_bytes: Count = 65536
+    """Bytes of stdout and of stderr that are kept, head and tail."""
+    preload: tuple[str, ...] = ("numpy", "sympy")
+    """Packages imported once per fork server so that calls need not; missing ones are skipped."""
+
+
+class DataConfig(Section):
+    """Which problems."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A .jsonl or .parquet file, or "demo:train" / "demo:test" for the embedded world."""
+    format: Literal["auto", "sod", "verl", "gsm8k", "aime", "math"] = "auto"
+    """Layout of a row; "auto" decides by its columns."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Take the first so many problems; 0 takes all."""
+    instruction: str | None = None
+    """Text put after a bare question (one that brings no prompt of its own); unset takes the format's own."""
+
+
+class ObjectiveConfig(Section):
+    """The objective: equations 2, 6, 7, 9 and 10 of the paper."""
+
+    coef: NonNegative = 1.0
+    """Factor of the teacher's log-ratio."""
+    delta: NonNegative = 0.2
+    """A step's weight is at most 1 + delta."""
+    epsilon: Positive = 1e-6
+    """Added to both divergences of a weight. Against the scale of d it decides whether the weight is a cliff or a slope."""
+    advantage_epsilon: Positive = 1e-6
+    """Added to the group's standard deviation."""
+    divide_by_std: bool = True
+    """Divide the outcome advantage by the group's standard deviation."""
+    clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """The ratio is clipped below at 1 - clip_low."""
+    clip_high: NonNegative = 0.28
+    """The ratio is clipped above at 1 + clip_high."""
+    clip_dual: Annotated[float, Field(ge=0.0)] = 3.0
+    """A negative advantage's loss is at most clip_dual times its size; 0 is off."""
+    reduction: Literal["token-mean", "sequence-mean"] = "token-mean"
+    """Mean over all student tokens of an optimizer step, or over trajectories of their token means."""
+
+    @model_validator(mode="after")
+    def _dual_clip_above_one(self) -> Self:
+        if 0.0 < self.clip_dual <= 1.0 + self.clip_high:
+            raise ValueError(
+                f"clip_dual must be 0 (off) or above 1 + clip_high = {1.0 + self.clip_high:g}, "
+                f"got {self.clip_dual:g}; the published value is 3.0"
+            )
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: Positive = 1e-6
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay of the first and second moment."""
+    max_grad_norm: NonNegative = 1.0
+    """Gradients are scaled down to this norm; 0 is off."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay at lr, or fall to 0 along a cosine."""
+    warmup: Fraction = 0.0
+    """Share of all steps over which lr rises from 0."""
+
+
+class UpdateConfig(Section):
+    """How much is sampled and learned per update."""
+
+    num_updates: Count = 120
+    """Updates in the run: each samples afresh, then takes `optimizer_steps`."""
+    prompts: Count = 64
+    """Problems per update."""
+    samples: Count = 16
+    """Trajectories per problem: the siblings of a group."""
+    optimizer_steps: Count = 4
+    """Optimizer steps per update; the update's trajectories are dealt out among them."""
+    tokens_per_microbatch: Count = 32768
+    """Tokens in one forward and backward, padding included. It changes memory, not the result."""
+    student_logprobs: Literal["rollout", "recompute"] = "rollout"
+    """Log-probs before the update: the sampler's own, or one more forward of the training model."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Evaluate before the first and after every so many updates; 0 is off."""
+    save_every: Annotated[int, Field(ge=0)] = 20
+    """Write a checkpoint every so many updates; 0 writes only the last."""
+
+
+class GuardConfig(Section):
+    """Rules that stop a run whose signal does not arrive or whose student collapses."""
+
+    on_alarm: Literal["stop", "warn", "off"] = "warn"
+    """What an alarm does: end the run with its checkpoint written, say it loudly, or nothing."""
+    window: Count = 5
+    """Updates over which a rate is averaged; the first window is the reference."""
+    tool_call_floor: Fraction = 0.5
+    """Alarm when tool calls per trajectory fall below this share of the reference; 0 is off."""
+    reward_floor: Fraction = 0.5
+    """Alarm when the mean reward falls below this share of the reference; 0 is off."""
+    failed_call_ceiling: Fraction = 0.5
+    """Alarm when this share of a window's calls is malformed or failed and the reference's was half of it or less; 1 is off."""
+    infrastructure_ceiling: Fraction = 0.01
+    """Stop when this share of a window's calls failed through no fault of the student (at least 3); 1 is off."""
+    teacher_self_gap: NonNegative = 0.05
+    """At the start the teacher's tokens are sampled and scored again; their mean gap in nats must stay below; 0 is off."""
+
+
+class TrainConfig(Section):
+    """`sod train`: distillation and GRPO."""
+
+    run: Annotated[str, Field(min_length=1)]
+    """Run directory; made when missing, continued when it holds an unfinished run of the same config."""
+    method: MethodName = "sod"
+    """Which terms the advantage has: see METHODS."""
+    seed: int = 0
+    """Decides data order and every draw."""
+    student: ModelConfig
+    """The model that is trained."""
+    teacher: ModelConfig | None = None
+    """The model that scores the student's tokens. With `method = "grpo"` it only measures the divergence."""
+    data: DataConfig
+    """Training problems."""
+    evaluation: DataConfig | None = None
+    """Problems for `update.evaluate_every`."""
+    evaluation_samples: Count = 4
+    """Samples per evaluation problem."""
+    sampling: SamplingConfig = SamplingConfig()
+    agent: AgentConfig = AgentConfig()
+    tool: ToolConfig = ToolConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    update: UpdateConfig = UpdateConfig()
+    guards: GuardConfig = GuardConfig()
+
+    @property
+    def terms(self) -> Method:
+        """The terms of `method`."""
+        return METHODS[self.method]
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.terms.teacher and self.teacher is None:
+            raise ValueError(f'method "{self.method}" needs a teacher, got none; add [teacher] path = "..."')
+        if self.terms.teacher and self.objective.coef == 0.0:
+            raise ValueError(f'method "{self.method}" with objective.coef = 0 has no teacher term; use method = "grpo"')
+        if self.terms.outcome and not self.terms.teacher and self.update.samples < 2:
+            raise ValueError('method "grpo" compares siblings, so update.samples must be at least 2, got 1')
+        if self.sampling.temperature == 0.0:
+            raise ValueError("sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal")
+        if self.update.evaluate_every and self.evaluation is None:
+            raise ValueError("update.evaluate_every is on but there is nothing to evaluate on; add [evaluation] path = ...")
+        num_trajectories = self.update.prompts * self.update.samples
+        if self.update.optimizer_steps > num_trajectories:
+            raise ValueError(
+                f"update.optimizer_steps must be at most prompts x samples = {num_trajectories}, "
+                f"got {self.update.optimizer_steps}"
+            )
+        return self
+
+
+class SFTConfig(Section):
+    """`sod sft`: the cold start on traces."""
+
+    run: Annotated[str, Field(min_length=1)]
+    """Run directory."""
+    seed: int = 0
+    """Decides the order of the traces."""
+    student: ModelConfig
+    """The model that is trained."""
+    traces: Annotated[str, Field(min_length=1)]
+    """A .jsonl or .parquet file of traces with a `messages` column, or "demo:traces"."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Take the first so many traces; 0 takes all."""
+    epochs: Positive = 5.0
+    """Passes over the traces."""
+    batch: Count = 128
+    """Traces per optimizer step."""
+    max_tokens: Count = 32768
+    """Longest trace in tokens; longer ones are counted and left out."""
+    tokens_per_microbatch: Count = 32768
+    """Tokens in one forward and backward, padding included."""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """Write a checkpoint every so many optimizer steps; 0 writes only the last."""
+    agent: AgentConfig = AgentConfig()
+    tool: ToolConfig = ToolConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="cosine", warmup=0.1)
+
+
+class EvalConfig(Section):
+    """`sod eval`: a model on a benchmark, with tools."""
+
+    run: Annotated[str, Field(min_length=1)]
+    """Run directory."""
+    seed: int = 0
+    """Decides every draw."""
+    model: ModelConfig
+    """The model that is evaluated."""
+    data: DataConfig
+    """The problems."""
+    samples: Count = 32
+    """Samples per problem: the k of avg@k."""
+    sampling: SamplingConfig = SamplingConfig(top_p=0.6)
+    agent: AgentConfig = AgentConfig()
+    tool: ToolConfig = ToolConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Section)
+
+
+def load(kind: type[AnyConfig], path: str | Path | None, *, overrides: Sequence[str] = ()) -> AnyConfig:
+    """Read a TOML file, apply dotted overrides, check everything.
+
+    `overrides` are `key.sub=value` with TOML values: `["optimizer.lr=1e-5", "method=opd", "teacher=none"]`.
+    Raises ConfigError (a ValueError of this package) with one line per fault.
+    """
+    values = _read_toml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply_override(values, override)
+    return parse(kind, values, where=str(path) if path is not None else "the command line")
+
+
+def parse(kind: type[AnyConfig], values: Mapping[str, Any], *, where: str = "the config") -> AnyConfig:
+    """Check a nested mapping. Raises ConfigError."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_sentence(kind, fault) for fault in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "\n".join(lines)) from None
+
+
+def dump(config: Section) -> str:
+    """The resolved config as JSON, every default spelled out."""
+    return json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; give the path of a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """`optimizer.lr=1e-5` sets values["optimizer"]["lr"]; `teacher=none` removes the teacher."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"an override must look like key.sub=value, got {override!r}")
+    section = values
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{override!r}: {key} is a value, not a section")
+    section[keys[-1]] = _override_value(text.strip())
+
+
+def _override_value(text: str) -> Any:
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(kind: type[BaseModel], fault: Any) -> str:
+    """One pydantic fault as one line for people."""
+    keys = [str(key) for key in fault["loc"]]
+    dotted = ".".join(keys)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(kind, keys[:-1])
+        nearest = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.0)
+        hint = f'; the nearest key is "{nearest[0]}"' if nearest else ""
+        return f'unknown key "{dotted}"{hint}'
+    if fault["type"] == "missing":
+        return f'"{dotted}" must be given'
+    if fault["type"] == "value_error":
+        message = str(fault["ctx"]["error"])
+        return f"{dotted}: {message}" if dotted else message
+    return f'"{dotted}": {fault["msg"]}, got {fault["input"]!r}'
+
+
+def _known_keys(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for key in path:
+        annotation = kind.model_fields[key].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        kind = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(kind.model_fields)

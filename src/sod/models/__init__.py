@@ -1,0 +1,60 @@
+"""Something with weights: it samples, scores, or both. Token ids in, token ids and log-probs out.
+
+`Sampler` and `Scorer` are all that the rest of the package knows of an engine; no engine knows a chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from sod.config import SamplingConfig
+from sod.types import Completion
+
+__all__ = ["Sampler", "Scorer"]
+
+
+class Sampler(Protocol):
+    """Continues token sequences. Calls run concurrently; each is one turn of one trajectory.
+
+    `token_ids` is the whole sequence so far and is the truth; `trajectory_id` lets an engine keep the trajectory's KV
+    cache between turns (an engine that kept nothing, or something else, recomputes). `release` says that the trajectory
+    is over. `seed` and the position of a token decide its draw, whatever else is in the batch.
+
+    Raises EngineError when the engine fails.
+    """
+
+    @property
+    def policy_version(self) -> int:
+        """Counts weight updates: 0 for the weights that were loaded."""
+        ...
+
+    async def sample(
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        stop_token_ids: Collection[int],
+        sampling: SamplingConfig,
+        trajectory_id: str,
+        seed: int,
+    ) -> Completion:
+        """Sample until a stop token (kept, and counted) or `max_tokens`."""
+        ...
+
+    def release(self, trajectory_id: str) -> None:
+        """Forget what was kept for a trajectory. Unknown ids are ignored."""
+        ...
+
+
+class Scorer(Protocol):
+    """Log-probs of given tokens. Calls run concurrently and may be batched together."""
+
+    async def score(
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+    ) -> tuple[float, ...]:
+        """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, logits divided by `temperature`.
+
+        Positions ascend and are at least 1. Raises EngineError when the engine fails.
+        """
+        ...
