@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from sod.errors import DataError
 from sod.types import Problem, Score, Trajectory
 
-__all__ = ["Reward"]
+__all__ = ["Reward", "grade"]
 
 
 class Reward(Protocol):
@@ -15,3 +17,14 @@ class Reward(Protocol):
     async def score(self, problem: Problem, trajectory: Trajectory) -> Score:
         """The verdict, with the reason in words."""
         ...
+
+
+async def grade(rewards: Mapping[str, Reward], problem: Problem, trajectory: Trajectory) -> Score:
+    """Grade with the reward that the problem names. Raises DataError when there is none."""
+    reward = rewards.get(problem.grader)
+    if reward is None:
+        raise DataError(
+            f"problem {problem.id}: its grader must be one of {sorted(rewards)}, got {problem.grader!r}; "
+            "give the row another `grader` or leave it out"
+        )
+    return await reward.score(problem, trajectory)

@@ -30,7 +30,7 @@ class ExecutionResult:
     """How one piece of code ended.
 
     `exit_code` is None when a signal ended it (`signal` then names it). `queue_s` is the time before the code started,
-    not charged to it. `stdout` and `stderr` are capped, head and tail kept. `detail` is for people, never for the model.
+    not charged to it. `stdout` and `stderr` are capped, head and tail kept. `detail` is for people, not for the model.
     """
 
     status: ExecutionStatus
@@ -54,7 +54,16 @@ class Sandbox(Protocol):
     """Runs one piece of Python, isolated from the host and from every other piece."""
 
     async def run(
-        self, code: str, *, stdin: str = "", timeout_s: float = 10.0, files: Mapping[str, bytes] | None = None
+        self,
+        code: str,
+        *,
+        stdin: str = "",
+        timeout_s: float = 10.0,
+        files: Mapping[str, bytes] | None = None,
+        echo_last_expression: bool = False,
     ) -> ExecutionResult:
-        """Run `code` in a fresh process. Never raises for what the code does."""
+        """Run `code` in a fresh process. Never raises for what the code does.
+
+        `echo_last_expression` prints the value of a last statement that is an expression, as a REPL does (`cell.py`).
+        """
         ...

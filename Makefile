@@ -1,0 +1,39 @@
+# What a person and CI run. Every target first sets up what it needs, quickly when nothing changed.
+#   make demo ARGS=--help            more words for the command
+#   make test PYTHON=python3.13      another interpreter
+#   make demo TORCH_INDEX=URL        another package index for torch (its CPU builds, say)
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check format clean setup-demo setup-dev
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: setup-demo ## run the whole job with small models: cold start, rollouts, distillation, evaluation
+	@$(BIN)/sod demo $(ARGS)
+
+test: setup-dev ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup-dev ## run all tests but the slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: setup-dev ## lint, formatting, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: setup-dev ## rewrite the source as `make check` wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the environment and all caches; runs/ stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+setup-demo:
+	@bash scripts/setup.sh report
+
+setup-dev:
+	@bash scripts/setup.sh dev

@@ -1,0 +1,82 @@
+"""Rules that notice, from the metrics of each update, that a run is collapsing or that its tools fail.
+
+The first `window` updates are the reference; later windows are compared with it. Independent replications of the released
+code lost their tool calls between update 10 and 20 while the loss looked healthy: these rules look where it showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sod.config import GuardConfig
+
+MIN_INFRASTRUCTURE_FAILURES = 3
+"""Fewer failures than this in a window are bad luck, whatever their share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alarm:
+    """A rule that was met. `fatal` alarms end the run whatever `on_alarm` says."""
+
+    rule: str
+    message: str
+    fatal: bool = False
+
+
+@dataclass(kw_only=True)
+class Guards:
+    """Feed it every update's metrics in order, past ones too when a run is resumed."""
+
+    config: GuardConfig
+    _history: list[Mapping[str, float]] = field(default_factory=list)
+
+    def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
+        """The alarms of this update: needs `tool_calls`, `reward`, `num_calls`, `failed_calls`, `infrastructure_failures`."""
+        self._history.append(metrics)
+        window = self.config.window
+        recent = self._history[-window:]
+        alarms = [*self._infrastructure(recent)]
+        if len(self._history) >= 2 * window:
+            alarms += self._collapse(self._history[:window], recent)
+        return alarms
+
+    def _collapse(
+        self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]
+    ) -> list[Alarm]:
+        alarms = []
+        for key, name, floor in (
+            ("tool_calls", "tool calls per trajectory", self.config.tool_call_floor),
+            ("reward", "mean reward", self.config.reward_floor),
+        ):
+            before, now = _mean(reference, key), _mean(recent, key)
+            if floor and before > 0 and now < floor * before:
+                message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
+                alarms.append(Alarm(rule=key, message=message))
+        before, now = _failed_share(reference), _failed_share(recent)
+        ceiling = self.config.failed_call_ceiling
+        if ceiling < 1 and now > ceiling and before <= ceiling / 2:
+            message = f"malformed and failed tool calls rose from {before:.0%} to {now:.0%} of all calls"
+            alarms.append(Alarm(rule="failed_calls", message=message))
+        return alarms
+
+    def _infrastructure(self, recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
+        failures = sum(metrics["infrastructure_failures"] for metrics in recent)
+        calls = sum(metrics["num_calls"] for metrics in recent) + failures
+        ceiling = self.config.infrastructure_ceiling
+        if ceiling >= 1 or failures < MIN_INFRASTRUCTURE_FAILURES or failures <= ceiling * calls:
+            return []
+        message = (
+            f"{failures:.0f} of {calls:.0f} tool calls failed through no fault of the student (limit {ceiling:.1%}); "
+            "their trajectories were dropped. `detail` in trajectories.jsonl says why; `sod doctor` tests the sandbox"
+        )
+        return [Alarm(rule="infrastructure", message=message, fatal=True)]
+
+
+def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:
+    return sum(metrics[key] for metrics in history) / len(history)
+
+
+def _failed_share(history: Sequence[Mapping[str, float]]) -> float:
+    calls = sum(metrics["num_calls"] for metrics in history)
+    return sum(metrics["failed_calls"] for metrics in history) / calls if calls else 0.0

@@ -1,0 +1,27 @@
+"""Which sequences share a padded forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["length_groups"]
+
+_SPARE_TOKENS = 256  # padding that costs about as much as one more forward
+
+
+def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[range]:
+    """Cut ascending lengths into runs of at most `max_tokens` padded tokens with little padding.
+
+    `[2, 2, 900, 1000], max_tokens=2000 -> [range(0, 2), range(2, 4)]`. A sequence longer than `max_tokens` goes alone.
+    """
+    groups: list[range] = []
+    start, real = 0, 0
+    for index, length in enumerate(lengths):
+        padded = (index + 1 - start) * length
+        if index > start and (padded > max_tokens or padded > 1.25 * (real + length) + _SPARE_TOKENS):
+            groups.append(range(start, index))
+            start, real = index, 0
+        real += length
+    if len(lengths) > start:
+        groups.append(range(start, len(lengths)))
+    return groups

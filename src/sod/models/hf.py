@@ -1,0 +1,241 @@
+"""Any transformers causal language model: one object that samples, scores and trains, on a CPU or one GPU.
+
+    model = HFModel.load(ModelConfig(path="Qwen/Qwen3-0.6B"))
+    completion = await model.sample(ids, max_tokens=512, stop_token_ids={151645}, sampling=SamplingConfig(),
+                                    trajectory_id="7/0", seed=7)
+    model.release("7/0")
+
+Shapes: B trajectory, T token, N packed token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sod.config import ModelConfig, SamplingConfig
+from sod.errors import EngineError, ModelError
+from sod.models.decode import Decoder
+from sod.models.logprobs import TokenLogprobs, head_logprobs
+from sod.models.network import Network
+from sod.models.rows import Turn
+from sod.models.scoring import Request, Scoring
+from sod.models.weights import load_module, save_module
+from sod.models.worker import Worker
+from sod.types import Completion
+
+__all__ = ["HFModel", "TokenLogprobs"]
+
+
+class HFModel:
+    """Sampler, scorer and trainable model over the same weights.
+
+    `sample` and `score` are served by one background task of the running event loop, a round at a time; turns decode
+    together (continuous batching) and a trajectory's keys and values are kept between its turns. What a turn draws is
+    decided by its seed, positions and logits. Logits of one row differ by rounding with what else is in the batch
+    (about 1e-6 in float32), so a draw can differ where its number falls that close to a border.
+
+    The module stays in evaluation mode (dropout off), so that what trains is what samples.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        max_rows: int = 256,
+        tokens_per_forward: int = 16384,
+        parked_bytes: int | None = None,
+    ) -> None:
+        """Wrap a transformers causal language model. Raises ModelError for an architecture that does not fit.
+
+        `parked_bytes` bounds what is kept of trajectories between turns (the oldest goes first and is computed again);
+        by default 4 GiB on a CPU, a fifth of the memory of a GPU.
+        """
+        self.module = module.eval()
+        self._network = Network(module)
+        if parked_bytes is None:
+            parked_bytes = _parked_bytes(self._network.device)
+        self._decoder = Decoder(
+            self._network, max_rows=max_rows, tokens_per_forward=tokens_per_forward, parked_bytes=parked_bytes
+        )
+        self._scoring = Scoring(self._network, tokens_per_forward=tokens_per_forward)
+        self._worker = Worker(iterate=self._iterate, fail=self._fail)
+        self._turns: dict[Turn, asyncio.Future[Completion]] = {}
+        self._requests: dict[Request, asyncio.Future[tuple[float, ...]]] = {}
+        self._policy_version = 0
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Self:
+        """Weights from a local directory or the hub; safetensors only. Raises ModelError with the cure."""
+        return cls(load_module(config), max_rows=config.max_rows, tokens_per_forward=config.tokens_per_forward)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._network.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens the model knows, padding of the embedding included."""
+        return self._network.vocab_size
+
+    @property
+    def policy_version(self) -> int:
+        """Counts weight updates: 0 for the weights that were loaded."""
+        return self._policy_version
+
+    async def sample(
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        stop_token_ids: Collection[int],
+        sampling: SamplingConfig,
+        trajectory_id: str,
+        seed: int,
+    ) -> Completion:
+        """Sample one turn until a stop token (kept, and counted), `max_tokens`, or the model's own context length.
+
+        Log-probs are those of the tempered distribution before top-p / top-k cuts (temperature 0: of temperature 1).
+        Raises EngineError when the engine fails, ModelError for tokens the model cannot take.
+        """
+        assert max_tokens > 0, f"max_tokens must be at least 1, got {max_tokens}"
+        ids = tuple(token_ids)
+        self._check_tokens(ids)
+        if len(ids) >= self._network.max_length:
+            raise ModelError(
+                f"a sequence to continue must be shorter than the model's {self._network.max_length} positions, got "
+                f"{len(ids)} tokens; lower agent.max_prompt_tokens or agent.max_response_tokens"
+            )
+        turn = Turn(
+            token_ids=ids,
+            end=min(len(ids) + max_tokens, self._network.max_length),
+            stop_token_ids=tuple(stop_token_ids),
+            sampling=sampling,
+            trajectory_id=trajectory_id,
+            seed=seed,
+            policy_version=self._policy_version,
+        )
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._turns[turn] = future
+        self._decoder.put(turn)
+        self._worker.wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._decoder.drop(turn)
+            raise
+        finally:
+            self._turns.pop(turn, None)
+
+    def release(self, trajectory_id: str) -> None:
+        """Forget the keys and values of a trajectory. Unknown ids are ignored."""
+        self._decoder.release(trajectory_id)
+
+    async def score(
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+    ) -> tuple[float, ...]:
+        """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, logits divided by `temperature`.
+
+        `positions` ascend and are at least 1. Concurrent calls are batched. Raises EngineError when the engine fails.
+        """
+        ids, wanted = tuple(token_ids), tuple(positions)
+        assert temperature > 0.0, f"temperature must be above 0, got {temperature}"
+        if not wanted:
+            return ()
+        assert wanted[0] >= 1, f"positions must be at least 1, got {wanted[0]}"
+        assert wanted[-1] < len(ids), f"positions must be below {len(ids)}, got {wanted[-1]}"
+        assert all(a < b for a, b in pairwise(wanted)), "positions must ascend"
+        self._check_tokens(ids)
+        request = Request(token_ids=ids, positions=wanted, temperature=temperature)
+        future: asyncio.Future[tuple[float, ...]] = asyncio.get_running_loop().create_future()
+        self._requests[request] = future
+        self._scoring.put(request)
+        self._worker.wake()
+        try:
+            return await future
+        finally:
+            request.dropped = True
+            self._requests.pop(request, None)
+
+    def token_logprobs(self, token_BT: Tensor, mask_BT: Tensor, *, temperature: float = 1.0) -> TokenLogprobs:
+        """Log-probs and entropy of the masked tokens: `token [a b c], mask [0 0 1] -> log p(c | a b)`.
+
+        Differentiable in the log-probs. Rows are right-padded with any valid token; the result has one entry per masked
+        token, row by row. `mask_BT[:, 0]` must be empty: nothing predicts a first token.
+        """
+        assert not bool(mask_BT[:, 0].any()), "a mask must leave out each row's first token: nothing predicts it"
+        row_N, position_N = mask_BT.nonzero(as_tuple=True)
+        hidden_BTE = self._network.hidden(token_BT[:, :-1])
+        token_N = token_BT[row_N, position_N]
+        temperature_N = torch.full(token_N.shape, temperature, device=token_N.device)
+        return head_logprobs(self._network, hidden_BTE[row_N, position_N - 1], token_N, temperature_N=temperature_N)
+
+    def weights_changed(self) -> None:
+        """The weights are new: count it and drop kept keys and values. Call it between turns; a turn that runs goes on
+        with the old keys and values and carries the old version."""
+        self._policy_version += 1
+        self._decoder.forget(policy_version=self._policy_version)
+
+    def save(self, directory: str | Path) -> None:
+        """Write weights (safetensors) and config, replacing the directory whole, or not at all. Raises StorageError."""
+        save_module(self.module, directory)
+
+    def _check_tokens(self, token_ids: tuple[int, ...]) -> None:
+        """On a GPU a token outside the vocabulary would end the process."""
+        if not token_ids or min(token_ids) < 0 or max(token_ids) >= self.vocab_size:
+            got = f"{min(token_ids)}..{max(token_ids)}" if token_ids else "no tokens"
+            raise ModelError(
+                f"token ids must lie in 0..{self.vocab_size - 1}, got {got}; does the tokenizer belong to the model?"
+            )
+
+    def _iterate(self) -> bool:
+        """One round of the background task: a step of decoding, a micro-batch of scoring."""
+        if self._decoder.busy:
+            for turn in self._decoder.iterate():
+                _settle(self._turns.get(turn), turn.result)
+        if self._scoring.busy:
+            for request in self._scoring.iterate():
+                _settle(self._requests.get(request), request.result)
+        return self._decoder.busy or self._scoring.busy
+
+    def _fail(self, error: BaseException) -> None:
+        """Everybody who waits gets the error, and nothing is left behind."""
+        self._decoder.clear()
+        self._scoring.clear()
+        futures: list[asyncio.Future[Any]] = [*self._turns.values(), *self._requests.values()]
+        for future in futures:
+            if isinstance(error, Exception):
+                _settle(future, _engine_error(error))
+            elif not future.get_loop().is_closed():
+                future.cancel()
+        self._turns.clear()
+        self._requests.clear()
+
+
+def _settle(future: asyncio.Future[Any] | None, result: object) -> None:
+    if future is None or future.done() or future.get_loop().is_closed():
+        return
+    if isinstance(result, EngineError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _engine_error(error: Exception) -> EngineError:
+    cure = "; lower max_rows or tokens_per_forward" if isinstance(error, torch.OutOfMemoryError) else ""
+    failed = EngineError(f"the model failed: {type(error).__name__}: {error}{cure}")
+    failed.__cause__ = error
+    return failed
+
+
+def _parked_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 5
+    return 4 << 30

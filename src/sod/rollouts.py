@@ -1,0 +1,74 @@
+"""One update's trajectories: sampled, graded, and scored by the teacher the moment each ends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sod.agent import Agent, draw_seed, run_all
+from sod.batch import Rollout
+from sod.config import UpdateConfig
+from sod.rewards import Reward, grade
+from sod.teachers import Teacher
+from sod.types import Problem, StopReason, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Harvest:
+    """What an update sampled. `lost` trajectories met a failure of the world and are not trained on."""
+
+    rollouts: Sequence[Rollout]
+    lost: Sequence[Trajectory]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """Plays the episodes of updates. Which problems and which draws depends on `seed` and the update's number alone."""
+
+    agent: Agent
+    problems: Sequence[Problem]
+    rewards: Mapping[str, Reward]
+    teacher: Teacher | None
+    seed: int
+    sizes: UpdateConfig
+
+    async def collect(self, update: int) -> Harvest:
+        """All episodes of an update at once; tools, sampling, grading and teacher overlap between them."""
+        gate = asyncio.Semaphore(self.agent.limits.max_concurrent)
+        results = await run_all(
+            self._roll_out(problem, update=update, group=group, sample=sample, gate=gate)
+            for group, problem in enumerate(self.draw_problems(update))
+            for sample in range(self.sizes.samples)
+        )
+        return Harvest(
+            rollouts=[each for each in results if isinstance(each, Rollout)],
+            lost=[each for each in results if isinstance(each, Trajectory)],
+        )
+
+    def draw_problems(self, update: int) -> list[Problem]:
+        """The update's problems, from shuffled passes over the data; updates count from 1."""
+        count, size = self.sizes.prompts, len(self.problems)
+        places = range((update - 1) * count, update * count)
+        orders = {
+            number: random.Random(draw_seed("order", self.seed, number)).sample(range(size), size)
+            for number in {place // size for place in places}
+        }
+        return [self.problems[orders[place // size][place % size]] for place in places]
+
+    async def _roll_out(
+        self, problem: Problem, *, update: int, group: int, sample: int, gate: asyncio.Semaphore
+    ) -> Rollout | Trajectory:
+        async with gate:
+            seed = draw_seed("rollout", self.seed, update, group, problem.id, sample)
+            trajectory = await self.agent.run(problem, sample=sample, seed=seed, key=f"{update}/{group}")
+        if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
+            return trajectory
+        score, teacher_logprobs = await asyncio.gather(
+            grade(self.rewards, problem, trajectory), self._teacher_logprobs(trajectory)
+        )
+        return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
+
+    async def _teacher_logprobs(self, trajectory: Trajectory) -> tuple[float, ...] | None:
+        return None if self.teacher is None else await self.teacher.logprobs(trajectory)

@@ -1,0 +1,202 @@
+"""What the student may call: the `Tool` protocol and the code interpreter on a `Sandbox`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sod.config import ToolConfig
+from sod.errors import SandboxError
+from sod.sandbox import ExecutionResult, ExecutionStatus, Sandbox
+from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
+
+__all__ = ["CodeInterpreter", "Tool", "call_tool"]
+
+
+class Tool(Protocol):
+    """Something the student can call."""
+
+    @property
+    def name(self) -> str:
+        """What a call names it by."""
+        ...
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """OpenAI function schema, as chat templates take it: {"type": "function", "function": {...}}."""
+        ...
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Does it. `arguments` fit the schema."""
+        ...
+
+
+class CodeInterpreter:
+    """One function of one string, `code`, run as a Python program in a fresh process of the sandbox.
+
+    The observation is stdout, then stderr below `[stderr]`, then one line in brackets unless all went well:
+    `"3\\n\\n[stderr]\\n...ZeroDivisionError: division by zero\\n\\n[exit code 1]"`. `memory_mb` is only for that line.
+    """
+
+    def __init__(self, sandbox: Sandbox, *, config: ToolConfig, memory_mb: int | None = None) -> None:
+        self.name = config.name
+        self.schema = interpreter_schema(config)
+        self._sandbox = sandbox
+        self._config = config
+        self._memory_mb = memory_mb
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs `arguments["code"]`. A failure of the sandbox itself is tried again, then INFRASTRUCTURE."""
+        code = strip_fence(arguments["code"])
+        failures: list[str] = []
+        for _ in range(1 + self._config.infrastructure_retries):
+            try:
+                result = await self._sandbox.run(
+                    code,
+                    timeout_s=self._config.timeout_s,
+                    echo_last_expression=self._config.echo_last_expression,
+                )
+            except SandboxError as error:
+                failures.append(str(error))
+                continue
+            if status := _TOOL_STATUS.get(result.status):
+                return self._observation(result, status=status, failures=failures)
+            failures.append(f"{result.status}: {result.detail}")
+        return ToolResult(status=ToolStatus.INFRASTRUCTURE, text="", detail="; ".join(failures))
+
+    def _observation(self, result: ExecutionResult, *, status: ToolStatus, failures: list[str]) -> ToolResult:
+        return ToolResult(
+            status=status,
+            text=render(result, timeout_s=self._config.timeout_s, memory_mb=self._memory_mb),
+            wall_s=result.wall_s,
+            queue_s=result.queue_s,
+            detail="; ".join([*failures, *([result.detail] if result.detail else [])]),
+        )
+
+
+_TOOL_STATUS: Mapping[ExecutionStatus, ToolStatus] = {
+    "ok": ToolStatus.OK,
+    "error": ToolStatus.ERROR,
+    "crashed": ToolStatus.ERROR,
+    "disk_limit": ToolStatus.ERROR,
+    "timeout": ToolStatus.TIMEOUT,
+    "memory_limit": ToolStatus.MEMORY_LIMIT,
+    "output_limit": ToolStatus.OUTPUT_LIMIT,
+}
+"""What the student is told of; the rest is the sandbox's own failure."""
+
+_FENCE = re.compile(r"\s*```[\w.+-]*[ \t]*\r?\n(?P<code>.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
+
+
+def strip_fence(code: str) -> str:
+    """The code inside one markdown fence around all of it: "```python\\nx\\n```" -> "x". Anything else stays."""
+    match = _FENCE.fullmatch(code)
+    return match["code"] if match else code
+
+
+def render(result: ExecutionResult, *, timeout_s: float, memory_mb: int | None = None) -> str:
+    """What the student sees of a run: see CodeInterpreter. Never empty."""
+    stdout, stderr = result.stdout.rstrip(), result.stderr.rstrip()
+    parts = [stdout] if stdout else []
+    if stderr:
+        parts.append(f"[stderr]\n{stderr}")
+    line = _status_line(result, timeout_s=timeout_s, memory_mb=memory_mb, has_output=bool(parts))
+    return "\n\n".join([*parts, line] if line else parts)
+
+
+def _status_line(result: ExecutionResult, *, timeout_s: float, memory_mb: int | None, has_output: bool) -> str:
+    partial = "; output above is partial" if has_output else "; no output"
+    size = "" if memory_mb is None else f" {memory_mb} MB"
+    lines: Mapping[ExecutionStatus, str] = {
+        "ok": "" if has_output else "[no output]",
+        "error": f"[exit code {result.exit_code}]",
+        "crashed": f"[crashed: {result.signal}]",
+        "disk_limit": "[disk limit exceeded]",
+        "timeout": f"[timed out after {timeout_s:g} s{partial}]",
+        "memory_limit": f"[memory limit{size} exceeded]",
+        "output_limit": "[killed: too much output]",
+    }
+    return lines[result.status]
+
+
+def interpreter_schema(config: ToolConfig) -> Mapping[str, Any]:
+    shown = "Anything printed"
+    if config.echo_last_expression:
+        shown += ", and the value of a last line that is an expression,"
+    return {
+        "type": "function",
+        "function": {
+            "name": config.name,
+            "description": f"Runs Python code in a fresh process. {shown} is returned. Nothing is kept between calls.",
+            "parameters": {
+                "type": "object",
+                "properties": {"code": {"type": "string", "description": "The Python code to run."}},
+                "required": ["code"],
+                "additionalProperties": False,
+            },
+        },
+    }
+
+
+async def call_tool(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -> ToolResult:
+    """Answers one call of the student. `tools` is by name.
+
+    A call that cannot be read, names no tool or has wrong arguments is answered with a sentence on what is wrong.
+    """
+    if isinstance(call, MalformedCall):
+        return _malformed(call.reason)
+    tool = tools.get(call.name)
+    if tool is None:
+        return _malformed(f'there is no tool "{call.name}"; available: {", ".join(tools) or "none"}')
+    complaint = _complaint(call.arguments, parameters=tool.schema["function"]["parameters"])
+    if complaint:
+        return _malformed(f'{complaint} in the call of "{call.name}"; {_usage(tool)}')
+    return await tool.call(call.arguments)
+
+
+def _malformed(reason: str) -> ToolResult:
+    return ToolResult(status=ToolStatus.MALFORMED_CALL, text=f"[malformed tool call: {reason}]")
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": Mapping,
+    "null": type(None),
+}
+
+
+def _complaint(arguments: Any, *, parameters: Mapping[str, Any]) -> str:
+    """What is wrong with the arguments, "" when nothing is. Reads types, `required` and unknown names of the schema."""
+    if not isinstance(arguments, Mapping):
+        return f"arguments must be an object, got {_type_name(arguments)}"
+    known: Mapping[str, Any] = parameters["properties"]
+    for name in parameters["required"]:
+        if name not in arguments:
+            return f'argument "{name}" is missing'
+    for name, value in arguments.items():
+        if name not in known:
+            return f'unknown argument "{name}"'
+        wanted = known[name]["type"]
+        if not _fits(value, wanted):
+            return f'argument "{name}" must be of type {wanted}, got {_type_name(value)}'
+    return ""
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    is_number_type = wanted in ("integer", "number")
+    return isinstance(value, _TYPES[wanted]) and not (is_number_type and isinstance(value, bool))
+
+
+def _type_name(value: Any) -> str:
+    return next((name for name in ("boolean", *_TYPES) if _fits(value, name)), type(value).__name__)
+
+
+def _usage(tool: Tool) -> str:
+    parameters = tool.schema["function"]["parameters"]
+    wanted = ", ".join(f'"{name}": {value["type"]}' for name, value in parameters["properties"].items())
+    return f"it takes {{{wanted}}}"

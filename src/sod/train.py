@@ -1,0 +1,308 @@
+"""The loop: sample, score, weigh, step, sync, record.
+
+A run is decided by its config: problems and draws come from the seed and the update's number, so a run continued from a
+checkpoint is the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sod.agent import Agent, draw_seed, make_agent, run_all
+from sod.batch import collate
+from sod.chat import Tokenizer, load_tokenizer
+from sod.config import TrainConfig, dump
+from sod.data import load_problems
+from sod.errors import CollapseError, InfrastructureError, SignalError
+from sod.evaluate import evaluate, summary
+from sod.guards import Alarm, Guards
+from sod.learner import Credit, Learner
+from sod.metrics import signal_metrics, trajectory_metrics
+from sod.models import Sampler
+from sod.models.hf import HFModel
+from sod.optimizer import Optimizer
+from sod.rewards.math import MathReward
+from sod.rollouts import Collector, Harvest
+from sod.runs import RunDirectory, read_records, trajectory_record
+from sod.sandbox import Sandbox
+from sod.sandbox.local import LocalSandbox
+from sod.teachers import Teacher, check_same_language
+from sod.types import Problem
+
+PROBE_EPISODES = 4
+"""Episodes of the check at the start: the teacher's own samples, scored again by itself."""
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+"""Told of events as they happen: ("update", metrics), ("evaluation", numbers), ("alarm", {"message": ...}), ..."""
+
+
+def train(config: TrainConfig, *, listener: Listener = lambda _event, _values: None) -> None:
+    """Run `config` to its end, or continue it from its last checkpoint; a finished run is left as it is.
+
+    Ctrl-C writes a checkpoint of the last whole update and leaves. Raises the errors of `sod.errors`.
+    """
+    with RunDirectory.open(config.run, config_json=dump(config), command="train") as run:
+        if run.finished:
+            listener("finished", {"run": config.run})
+            return
+        asyncio.run(_train(config, run, listener))
+        run.finish(f"{config.update.num_updates} updates")
+
+
+async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> None:
+    checkpoint = run.latest_checkpoint()
+    problems = load_problems(config.data)
+    held_out = load_problems(config.evaluation) if config.evaluation else ()
+    tokenizer = load_tokenizer(config.student.path)
+    weights = str(checkpoint / "model") if checkpoint else config.student.path
+    student = HFModel.load(config.student.model_copy(update={"path": weights}))
+    teacher_model = _load_teacher(config, tokenizer)
+    teacher = None if teacher_model is None else _teacher(teacher_model, config)
+    num_steps = config.update.num_updates * config.update.optimizer_steps
+    optimizer = Optimizer(student.module, config=config.optimizer, num_steps=num_steps)
+    rewards = {"math": MathReward()}
+    async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
+        agent = agent_of(config, student, tokenizer, sandbox)
+        for problem in (*problems, *held_out):
+            agent.prompt(problem)  # a prompt that is too long is found now, not at update 90
+        loop = TrainingLoop(
+            config=config,
+            run=run,
+            listener=listener,
+            tokenizer=tokenizer,
+            held_out=held_out,
+            learner=Learner(config=config, student=student, optimizer=optimizer),
+            collector=Collector(
+                agent=agent,
+                problems=problems,
+                rewards=rewards,
+                teacher=teacher,
+                seed=config.seed,
+                sizes=config.update,
+            ),
+        )
+        if checkpoint:
+            loop.restore(checkpoint)
+        elif teacher is not None and teacher_model is not None:
+            probe = agent_of(config, teacher_model, tokenizer, sandbox)
+            await check_teacher(teacher, probe, problems, config=config)
+        await loop.run_to_end()
+
+
+def _load_teacher(config: TrainConfig, tokenizer: Tokenizer) -> HFModel | None:
+    if config.teacher is None:
+        return None
+    check_same_language(tokenizer, load_tokenizer(config.teacher.path))
+    model = HFModel.load(config.teacher)
+    model.module.requires_grad_(False)
+    return model
+
+
+def _teacher(model: HFModel, config: TrainConfig) -> Teacher:
+    """The teacher scores at the temperature the student is sampled at."""
+    return Teacher(scorer=model, vocabulary_size=model.vocab_size, temperature=config.sampling.temperature)
+
+
+def agent_of(config: TrainConfig, sampler: Sampler, tokenizer: Tokenizer, sandbox: Sandbox) -> Agent:
+    """The config's agent with a given model in the student's place."""
+    return make_agent(
+        sampler=sampler,
+        tokenizer=tokenizer,
+        sandbox=sandbox,
+        limits=config.agent,
+        tool=config.tool,
+        sampling=config.sampling,
+    )
+
+
+async def check_teacher(teacher: Teacher, agent: Agent, problems: Sequence[Problem], *, config: TrainConfig) -> float:
+    """Let the teacher play a few episodes and score its own tokens: the mean gap must be about zero.
+
+    A gap says that sampler and scorer disagree (template, temperature, precision, lost weights), and that every
+    divergence of the run would be off by as much. Returns the gap in nats; raises SignalError above the limit.
+    """
+    limit = config.guards.teacher_self_gap
+    if limit == 0.0:
+        return 0.0
+    trajectories = await run_all(
+        agent.run(problem, seed=draw_seed("probe", config.seed, problem.id), key="probe")
+        for problem in problems[:PROBE_EPISODES]
+    )
+    gaps: list[float] = []
+    for trajectory in trajectories:
+        if not trajectory.sampled_positions:
+            raise InfrastructureError(f"the teacher could not play an episode: {trajectory.detail}")
+        scored = await teacher.logprobs(trajectory)
+        sampled = [trajectory.rollout_logprobs[position] for position in trajectory.sampled_positions]
+        gaps += [abs(mine - own) for mine, own in zip(scored, sampled, strict=True)]
+    gap = sum(gaps) / len(gaps)
+    if gap > limit:
+        raise SignalError(
+            f"the teacher's log-probs of its own samples must agree with how it sampled them within {limit:g} nats, got a "
+            f"mean gap of {gap:.3g}; check its precision and engine, or set guards.teacher_self_gap"
+        )
+    return gap
+
+
+@dataclass(kw_only=True)
+class TrainingLoop:
+    """One training run: what stays from update to update."""
+
+    config: TrainConfig
+    run: RunDirectory
+    listener: Listener
+    tokenizer: Tokenizer
+    held_out: Sequence[Problem]
+    learner: Learner
+    collector: Collector
+    done: int = 0
+    """Updates that are whole: learned from and recorded."""
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.guards = Guards(config=self.config.guards)
+
+    async def run_to_end(self) -> None:
+        """All remaining updates. When it is cancelled (Ctrl-C) the last whole update is saved first."""
+        try:
+            if self.done == 0:
+                await self._maybe_evaluate()
+            while self.done < self.config.update.num_updates:
+                await self._update(self.done + 1)
+                await self._maybe_evaluate()
+                self._maybe_save()
+        except (asyncio.CancelledError, CollapseError):
+            self.save()
+            raise
+
+    async def _update(self, number: int) -> None:
+        self.timing = {}
+        with self._timed("total_s"):
+            with self._timed("rollout_s"):
+                harvest = await self.collector.collect(number)
+            if not harvest.rollouts:
+                raise InfrastructureError(
+                    f"update {number}: all {len(harvest.lost)} trajectories were lost, the first because: "
+                    f"{harvest.lost[0].detail}"
+                )
+            with self._timed("learn_s"):
+                metrics, credit = self._learn(number, harvest)
+            with self._timed("record_s"):
+                self._record(number, metrics, harvest, credit)
+        self.run.append("timing", {"update": number, **{key: round(value, 4) for key, value in self.timing.items()}})
+        self.done = number
+        self.listener("update", {"update": number, **metrics, **self.timing})
+        self._heed(self.guards.check(metrics))
+
+    def _learn(self, number: int, harvest: Harvest) -> tuple[dict[str, float], Credit]:
+        """One update of the weights, and what it looked like."""
+        rollouts = harvest.rollouts
+        batch = collate(rollouts, need_teacher=self.config.terms.teacher)
+        credit = self.learner.credit(batch)
+        metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
+        metrics["infrastructure_failures"] = len(harvest.lost)
+        if self.collector.teacher is not None:
+            metrics |= signal_metrics(
+                batch,
+                student_logprobs_BT=credit.student_logprobs_BT,
+                divergence_BK=credit.divergence_BK,
+                weight_BK=credit.weight_BK,
+                correct_B=torch.tensor([rollout.score.correct for rollout in rollouts]),
+                control_token_ids=self.collector.agent.chat.control_token_ids,
+            )
+        if self.config.terms.teacher and metrics["teacher_term"] == 0.0:
+            raise SignalError(
+                "the teacher must disagree with the student somewhere, got a log-ratio of 0 on every token; is "
+                "teacher.path the student itself?"
+            )
+        metrics |= self.learner.learn(batch, credit, seed=draw_seed("deal", self.config.seed, number))
+        self.learner.student.weights_changed()
+        return metrics, credit
+
+    async def _maybe_evaluate(self) -> None:
+        every = self.config.update.evaluate_every
+        if not every or self.done % every:
+            return
+        with self._timed("evaluate_s"):
+            evaluation = await evaluate(
+                self.collector.agent,
+                self.held_out,
+                rewards=self.collector.rewards,
+                samples=self.config.evaluation_samples,
+                seed=self.config.seed,
+            )
+        numbers = {"update": self.done, **summary(evaluation)}
+        self.run.append("metrics", {"update": self.done, "evaluation": numbers})
+        self.listener("evaluation", numbers)
+
+    # ---- records and alarms
+
+    def _record(self, number: int, metrics: Mapping[str, float], harvest: Harvest, credit: Credit) -> None:
+        has_teacher = self.collector.teacher is not None
+        for row, rollout in enumerate(harvest.rollouts):
+            steps = slice(0, rollout.trajectory.num_steps)
+            record = trajectory_record(
+                rollout.trajectory,
+                update=number,
+                score=rollout.score,
+                divergence=credit.divergence_BK[row, steps].tolist() if has_teacher else None,
+                weight=credit.weight_BK[row, steps].tolist() if has_teacher else None,
+                teacher_logprobs=rollout.teacher_logprobs,
+            )
+            self.run.append("trajectories", {"group": rollout.group, **record})
+        for trajectory in harvest.lost:
+            self.run.append("trajectories", trajectory_record(trajectory, update=number))
+        self.run.append("metrics", {"update": number, **metrics})
+
+    def _heed(self, alarms: Sequence[Alarm]) -> None:
+        """Warn of alarms; stop on those that say so."""
+        action = self.config.guards.on_alarm
+        for alarm in alarms:
+            if action == "off" and not alarm.fatal:
+                continue
+            self.run.append("metrics", {"update": self.done, "alarm": alarm.rule, "message": alarm.message})
+            self.listener("alarm", {"update": self.done, "rule": alarm.rule, "message": alarm.message})
+            if alarm.fatal or action == "stop":
+                raise CollapseError(f"stopped at update {self.done}: {alarm.message}")
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timing[name] = time.perf_counter() - start
+
+    # ---- checkpoints
+
+    def _maybe_save(self) -> None:
+        every = self.config.update.save_every
+        if self.done == self.config.update.num_updates or (every and self.done % every == 0):
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the updates done so far: model, tokenizer, optimizer, count."""
+        with self.run.checkpoint(f"update-{self.done:06d}") as folder:
+            self.learner.student.save(folder / "model")
+            self.tokenizer.save_pretrained(str(folder / "model"))
+            self.learner.optimizer.save(folder / "optimizer.safetensors")
+            (folder / "state.json").write_text(json.dumps({"updates_done": self.done}), encoding="utf-8")
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint: optimizer, count and the guards' memory; later records are dropped."""
+        self.done = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["updates_done"])
+        self.learner.optimizer.load(checkpoint / "optimizer.safetensors")
+        self.run.truncate_after(self.done)
+        for record in read_records(self.run.path / "metrics.jsonl"):
+            if "reward" in record:
+                self.guards.check(record)
+        self.listener("resumed", {"update": self.done})

@@ -1,0 +1,50 @@
+"""What every test may rely on: where the real data is, how many threads, no hub, and skips that say why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before anything imports torch or tokenizers. Two threads make the same sums on every machine; fork must not warn.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+hypothesis.settings.register_profile("sod", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("sod")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory of real data sets, SOD_DATA_DIR.
+
+    Without it the test is skipped; with CI=true it fails, unless SOD_DATA_OPTIONAL=1 says that there can be none.
+    """
+    path = Path(os.environ.get("SOD_DATA_DIR", ""))
+    if "SOD_DATA_DIR" in os.environ and path.is_dir():
+        return path
+    reason = f"SOD_DATA_DIR must name the directory of real data sets, got {os.environ.get('SOD_DATA_DIR')!r}"
+    if os.environ.get("CI") == "true" and os.environ.get("SOD_DATA_OPTIONAL") != "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes `data_dir` as data; skip what this machine has no hardware or engine for."""
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
+            item.add_marker(pytest.mark.skip(reason="needs vLLM: pip install vllm"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

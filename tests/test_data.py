@@ -1,0 +1,411 @@
+r"""Rows -> problems and traces: every layout, every fault, and the published files themselves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from sod.config import DataConfig
+from sod.data import INSTRUCTION, ProblemSet, _arithmetic, gsm8k_traces, load_problems, load_traces, read_rows
+from sod.errors import DataError
+
+QUESTION = {"question": "What is 2+3?", "answer": "5"}
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    folder = os.environ.get("SOD_DATA_DIR")
+    if not folder and os.environ.get("CI") == "true":
+        pytest.fail("SOD_DATA_DIR must be set when CI=true")
+    if not folder:
+        pytest.skip("SOD_DATA_DIR is unset")
+    return Path(folder)
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def loaded(path: Path, *, system: str = "", **settings: Any) -> ProblemSet:
+    return load_problems(DataConfig(path=str(path), **settings), system=system)
+
+
+def verl(prompt: str, truth: str, **changes: Any) -> dict[str, Any]:
+    row = {
+        "data_source": "train-math-x",
+        "prompt": [{"role": "user", "content": prompt}],
+        "ability": "math",
+        "reward_model": {"ground_truth": truth, "style": "rule"},
+        "extra_info": {"index": 1},
+    }
+    return {**row, **changes}
+
+
+# ---- layouts
+
+
+def test_bare_question_gets_the_instruction(tmp_path: Path) -> None:
+    (problem,) = loaded(jsonl(tmp_path / "sums.jsonl", QUESTION))
+    assert problem.messages == ({"role": "user", "content": f"What is 2+3?\n\n{INSTRUCTION}"},)
+    assert (problem.id, problem.answer, problem.grader, problem.source) == ("sums-1", "5", "math", "sums")
+
+
+def test_instruction_is_replaced_or_left_out(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", QUESTION)
+    assert loaded(path, instruction="Box it.")[0].messages[0]["content"] == "What is 2+3?\n\nBox it."
+    assert loaded(path, instruction="")[0].messages[0]["content"] == "What is 2+3?"
+
+
+def test_own_messages_are_left_alone_and_fields_are_kept(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
+    row = {"id": 7, "messages": messages, "answer": 5.0, "grader": "choice", "source": "mine", "level": 3}
+    (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row), system="other")
+    assert list(problem.messages) == messages
+    assert (problem.id, problem.answer, problem.grader, problem.source) == ("7", "5", "choice", "mine")
+    assert problem.metadata == {"level": 3}
+
+
+def test_system_is_put_before(tmp_path: Path) -> None:
+    (problem,) = loaded(jsonl(tmp_path / "a.jsonl", QUESTION), system="Be brief.")
+    assert [message["role"] for message in problem.messages] == ["system", "user"]
+
+
+def test_gsm8k(tmp_path: Path) -> None:
+    row = {"question": "Q", "answer": "It is <<1000+200=1200>>1,200.\n#### 1,200"}
+    (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row))
+    assert (problem.answer, problem.source, problem.metadata["solution"]) == ("1200", "gsm8k", row["answer"])
+
+
+@pytest.mark.parametrize("row", [{"input": "Q", "output": "025"}, {"Problem": "Q", "Answer": 25}])
+def test_aime(tmp_path: Path, row: dict[str, Any]) -> None:
+    (problem,) = loaded(jsonl(tmp_path / "aime2024.jsonl", row))
+    assert (problem.answer, problem.source) == ("25", "aime2024")
+
+
+def test_verl_decides_the_instruction_per_row(tmp_path: Path) -> None:
+    rows = [
+        verl("bare", "1"),
+        verl("answer in \\boxed{}", "2"),
+        verl("answer in \boxed{}", "3"),
+        verl("boxed sets", "4"),
+    ]
+    problems = loaded(jsonl(tmp_path / "a.jsonl", *rows))
+    told = [problem.messages[0]["content"].endswith(INSTRUCTION) for problem in problems]
+    assert told == [True, False, False, True]
+    assert problems[0].source == "train-math-x"
+    assert problems[0].metadata == {"ability": "math", "extra_info": {"index": 1}}
+
+
+def test_verl_with_json_texts(tmp_path: Path) -> None:
+    row = verl("Q", "5")
+    row = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
+    (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row))
+    assert problem.answer == "5"
+    assert problem.messages[0]["content"].startswith("Q\n")
+    assert problem.metadata["extra_info"] == {"index": 1}
+
+
+def test_rows_nobody_can_grade_are_counted(tmp_path: Path) -> None:
+    tests = json.dumps({"inputs": ["1"], "outputs": ["2"]})
+    rows = [
+        verl("a", tests),
+        verl("b", "x", data_source="train-code-taco-easy"),
+        verl("c", "5"),
+        verl("d", "Bob", ability="qa"),
+    ]
+    problems = loaded(jsonl(tmp_path / "a.jsonl", *rows, verl("e", "", reward_model={"ground_truth": None})))
+    assert [problem.answer for problem in problems] == ["5"]
+    assert problems.skipped == {
+        "code ground truth: no grader for it yet": 2,
+        "ability qa: no grader for free text": 1,
+        "ground_truth is empty": 1,
+    }
+
+
+def test_parquet_and_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(
+        pyarrow.Table.from_pylist([verl("a", "1"), verl("b", "2"), verl("c", "3", extra_info=None)]), path
+    )
+    assert [problem.answer for problem in loaded(path)] == ["1", "2", "3"]
+    assert [problem.answer for problem in loaded(path, limit=2)] == ["1", "2"]
+
+
+def test_limit_counts_problems_not_rows(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**QUESTION, "answer": None}, QUESTION, QUESTION, QUESTION)
+    assert len(loaded(path, limit=2)) == 2
+
+
+def test_packed_files_and_lists_and_strange_line_breaks(tmp_path: Path) -> None:
+    rows = [{"question": "a\u2028b\x85c", "answer": "1"}, QUESTION]
+    text = "\ufeff" + "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json"):
+        assert [problem.answer for problem in loaded(tmp_path / name)] == ["1", "5"]
+    assert [number for number, _ in read_rows(tmp_path / "a.jsonl")] == [1, 3]
+
+
+# ---- faults: one message each
+
+
+def fault(path: Path | str, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load_problems(DataConfig(path=str(path), **settings))
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_file_directory_demo_and_ending(tmp_path: Path) -> None:
+    assert "no such file" in fault(tmp_path / "gone.jsonl")
+    assert "a directory" in fault(tmp_path)
+    assert "sod demo" in fault("demo:train")
+    (tmp_path / "a.csv").write_text("a,b")
+    assert ".parquet" in fault(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("\n")
+    assert "empty" in fault(tmp_path / name)
+
+
+def test_empty_parquet(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"question": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
+    assert "empty" in fault(tmp_path / "a.parquet")
+
+
+def test_parquet_without_the_columns(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"text": ["a"], "label": [1]}), tmp_path / "a.parquet")
+    message = fault(tmp_path / "a.parquet")
+    assert "text, label" in message
+    assert "prompt, reward_model" in message
+    message = fault(tmp_path / "a.parquet", format="gsm8k")
+    assert "gsm8k: question, answer" in message
+    assert "verl" not in message
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.json", "a.jsonl"])
+def test_bytes_that_are_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x81 not this")
+    fault(tmp_path / name)
+
+
+def test_cut_gzip(tmp_path: Path) -> None:
+    packed = gzip.compress(b"".join(json.dumps(QUESTION).encode() + b"\n" for _ in range(100)))
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    assert "cannot be read" in fault(tmp_path / "a.jsonl.gz")
+
+
+def test_bad_line_is_numbered(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(QUESTION) + '\n\n{"question": \n')
+    assert "line 3" in fault(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text(json.dumps(QUESTION) + "\n[1]\n")
+    assert "row 2" in fault(tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").write_text("[" * 100_000)
+    assert "line 1" in fault(tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"question": "Q"}, "must have an answer"),
+        ({"answer": "5"}, "must have a question"),
+        ({"question": "Q", "answer": [1, 2]}, "text or a number"),
+        ({"question": "Q", "answer": True}, "text or a number"),
+        ({"messages": [], "answer": "5"}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "x"}], "answer": "5"}, "end with a user message"),
+        ({"messages": [{"role": "king", "content": "x"}], "answer": "5"}, "king"),
+    ],
+)
+def test_bad_row_is_numbered(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    message = fault(jsonl(tmp_path / "a.jsonl", QUESTION, row))
+    assert "row 2" in message
+    assert says in message
+
+
+def test_faults_of_the_formats(tmp_path: Path) -> None:
+    rows = [{"question": "Q", "answer": "#### 5"}, {"question": "Q", "answer": "5"}]
+    assert "####" in fault(jsonl(tmp_path / "a.jsonl", *rows))
+    assert "0 to 999" in fault(jsonl(tmp_path / "b.jsonl", {"input": "Q", "output": "x"}))
+    assert "'same'" in fault(jsonl(tmp_path / "c.jsonl", {**QUESTION, "id": "same"}, {**QUESTION, "id": "same"}))
+    assert "2 rows (answer is empty)" in fault(jsonl(tmp_path / "d.jsonl", *[{**QUESTION, "answer": None}] * 2))
+
+
+# ---- traces
+
+TRACE = [
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": '{"code": "1"}'}}]},
+    {"role": "tool", "content": "1", "tool_calls": None},
+    {"role": "assistant", "content": "\\boxed{1}", "tool_calls": None},
+]
+
+
+def test_traces_lose_the_nulls_that_parquet_pads(tmp_path: Path) -> None:
+    rows = [{"messages": TRACE, "tools": [{"type": "function", "function": {"name": "f", "strict": None}}]}]
+    jsonl(tmp_path / "a.jsonl", *rows)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        (trace,) = load_traces(tmp_path / name)
+        call = {"type": "function", "function": {"name": "f", "arguments": {"code": "1"}}}
+        assert trace.messages == (
+            {"role": "user", "content": "Q"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "\\boxed{1}"},
+        )
+        assert trace.tools == ({"type": "function", "function": {"name": "f"}},)
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        (TRACE[:1], "assistant"),
+        ([TRACE[0], TRACE[2], TRACE[3]], "follow"),
+        ([{"role": "robot", "content": ""}], "robot"),
+        ([{"role": "user", "content": ["x"]}, TRACE[3]], "text"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"function": "f"}]}], "function"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "x"}]}], "arguments"),
+        ("hello", "list"),
+    ],
+)
+def test_bad_traces_are_numbered(tmp_path: Path, messages: Any, says: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": TRACE}, {"messages": messages})
+    with pytest.raises(DataError, match="row 2") as caught:
+        load_traces(path)
+    assert says in str(caught.value)
+
+
+def test_traces_need_their_column(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got question, answer"):
+        load_traces(jsonl(tmp_path / "a.jsonl", QUESTION))
+
+
+def test_gsm8k_trace_calls_and_observes_what_python_prints() -> None:
+    row = {"question": "Q?", "answer": "So 1,000/3=<<1,000/3=333.33>>333.33 and <<2+3=5>>5.\n#### 1,005"}
+    (trace,) = gsm8k_traces([row], tool_name="run", instruction="")
+
+    def call(code: str) -> list[dict[str, Any]]:
+        return [{"type": "function", "function": {"name": "run", "arguments": {"code": code}}}]
+
+    assert trace.messages == (
+        {"role": "user", "content": "Q?"},
+        {"role": "assistant", "content": "So 1,000/3=", "tool_calls": call("print(1000/3)")},
+        {"role": "tool", "content": "333.3333333333333"},
+        {"role": "assistant", "content": "333.33 and ", "tool_calls": call("print(2+3)")},
+        {"role": "tool", "content": "5"},
+        {"role": "assistant", "content": "5.\n\\boxed{1005}"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ("2+2=5", "an annotation with a wrong value"),
+        ("5/3=2", "an annotation with a wrong value"),
+        ("2/3=0.66", "an annotation with a wrong value"),
+        ("10%=.1", "an annotation that is no arithmetic"),
+        ("1/0=1", "an annotation that is no arithmetic"),
+        ("9**9**9=1", "an annotation that is no arithmetic"),
+        ("x+1=2", "an annotation that is no arithmetic"),
+        ("__import__('os')=1", "an annotation that is no arithmetic"),
+        ("2=2=2", "an annotation that is no arithmetic"),
+        ("5", "an annotation without a value"),
+        ("5=five", "an annotation without a value"),
+    ],
+)
+def test_gsm8k_rows_that_do_not_add_up_are_dropped(annotation: str, reason: str) -> None:
+    good = {"question": "Q", "answer": "<<1+1=2>>2\n#### 2"}
+    bad = {"question": "Q", "answer": f"<<{annotation}>>\n#### 2"}
+    traces = gsm8k_traces([good, bad, {"question": "Q", "answer": "two\n#### 2"}], tool_name="run")
+    assert len(traces) == 1
+    assert traces.dropped == {reason: 1, "no annotation": 1}
+
+
+def test_gsm8k_without_its_marker_is_a_fault() -> None:
+    with pytest.raises(DataError, match="row 1"):
+        gsm8k_traces([QUESTION], tool_name="run")
+
+
+numbers = st.one_of(st.integers(0, 10**6).map(str), st.floats(0, 1e6, allow_nan=False).map(lambda x: f"{x:.2f}"))
+expressions = st.recursive(
+    numbers,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from("+-*/%"), inner).map(lambda p: f"({p[0]} {p[1]} {p[2]})"),
+        inner.map(lambda text: f"-{text}"),
+    ),
+    max_leaves=5,
+)
+
+
+@given(expressions)
+def test_arithmetic_is_pythons(expression: str) -> None:
+    try:
+        expected = eval(expression)
+    except ArithmeticError:
+        with pytest.raises(ArithmeticError):
+            _arithmetic(expression)
+        return
+    if abs(expected) < 1e30:
+        assert repr(_arithmetic(expression)) == repr(expected)
+
+
+# ---- the published files
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "rows", "skipped"),
+    [
+        ("gsm8k/train.jsonl", 7473, {}),
+        ("gsm8k/test.jsonl", 1319, {}),
+        ("math/math500.jsonl", 500, {}),
+        ("math/math_train.json.gz", 7470, {"answer is empty": 4}),
+        ("aime/aime2024.jsonl", 30, {}),
+        ("aime/aime2025.jsonl", 30, {}),
+        ("rl_schema/open_agentrl_rows.jsonl", 10, {}),
+        ("rl_schema/verl_schema_rows.parquet", 100, {"ability qa: no grader for free text": 80}),
+    ],
+)
+def test_published_files(data_dir: Path, name: str, rows: int, skipped: dict[str, int]) -> None:
+    problems = loaded(data_dir / name)
+    assert len(problems) == rows
+    assert problems.skipped == skipped
+    assert len({problem.id for problem in problems}) == rows
+    assert all(problem.answer for problem in problems)
+
+
+@pytest.mark.data
+def test_open_agentrl_rows_are_told_how_to_answer_once(data_dir: Path) -> None:
+    for problem in loaded(data_dir / "rl_schema/open_agentrl_rows.jsonl"):
+        text = problem.messages[0]["content"]
+        assert text.count("\\boxed{") == 1
+        assert text.endswith(INSTRUCTION) == (problem.source != "math_dapo")
+
+
+@pytest.mark.data
+def test_gsm8k_train_as_traces(data_dir: Path) -> None:
+    rows = (row for _, row in read_rows(data_dir / "gsm8k/train.jsonl"))
+    traces = gsm8k_traces(rows, tool_name="code_interpreter")
+    calls = [sum("tool_calls" in message for message in trace.messages) for trace in traces]
+    assert [sum(count >= least for count in calls) for least in (1, 2, 3, 4)] == [7378, 6974, 4799, 2662]
+    assert traces.dropped == {"no annotation": 95}
+
+
+def test_import_is_light() -> None:
+    code = "import sys, sod.data; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
