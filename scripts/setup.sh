@@ -91,6 +91,7 @@ make_venv() {
   has_venv "$python" || fail "$python has no venv module; on Debian or Ubuntu: apt install python$(version_of "$python" | cut -d. -f1,2)-venv"
   check_disk "$python" 3000
   say "making $venv with Python $(version_of "$python"); the first time takes some minutes"
+  rm -rf "$venv/pyvenv.cfg" # first: without it a half removed environment cannot be taken for somebody else's
   rm -rf "$venv"
   mkdir "$venv"
   printf '%s\n' "$PWD" >"$venv/made-by-setup"
@@ -107,10 +108,30 @@ pip_install() {
 }
 
 explain_pip_failure() {
+  local where="all of it: $PWD/$log"
+  grep -q 'Installing collected packages' "$log" || rm "$venv/unfinished"
+  ! grep -q 'Operation cancelled by user' "$log" || fail "interrupted; run it again"
+  ! grep -q 'No space left on device' "$log" ||
+    fail "the disk ran full while packages were installed; free some space, or see TORCH_INDEX in the README ($where)"
+  ! grep -q 'connection broken by' "$log" ||
+    fail "the package index cannot be reached; the first set-up needs the network ($where)"
+  tail -n 5 "$log" | sed 's/^/  | /' >&2
+  fail "pip install failed, its last lines are above ($where)"
+}
+
+install() {
+  touch "$venv/unfinished"
+  PIP_USER=0 "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "$@" >"$log" 2>&1 || explain_pip_failure
+  rm "$venv/unfinished"
+}
+
+explain_pip_failure() {
   local cause="pip install failed"
   grep -q 'Installing collected packages' "$log" || rm "$venv/unfinished"
-  if grep -q 'No space left on device' "$log"; then
-    cause="the disk ran full; free some space, or take a smaller torch with TORCH_INDEX (README)"
+  if grep -q 'Operation cancelled by user' "$log"; then
+    fail "interrupted; run it again"
+  elif grep -q 'No space left on device' "$log"; then
+    cause="the disk ran full while packages were installed; free some space (README: TORCH_INDEX makes torch smaller)"
   elif grep -qE 'NewConnectionError|ConnectTimeoutError|NameResolutionError|ReadTimeoutError|ProxyError|Network is unreachable' "$log"; then
     cause="the package index cannot be reached; the first set-up needs the network"
   fi

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from sod.errors import ConfigError, DataError, StorageError
-from sod.runs import RunDirectory, read_records, read_trajectories, trajectory_record
+from sod.records import score_of, trajectory_of, trajectory_record
+from sod.runs import RunDirectory, read_records, read_trajectories
 from sod.types import MalformedCall, Score, StopReason, ToolCall, ToolResult, ToolStatus, Trajectory, Turn
 
 CONFIG = {"run": "x", "seed": 0, "optimizer": {"lr": 0.1, "betas": [0.9, 0.999]}}
@@ -361,6 +362,8 @@ def test_trajectory_record_comes_back(tmp_path: Path) -> None:
     assert back["turns"][0]["calls"] == [{"name": "f", "arguments": {"code": "é"}}, {"text": "{", "reason": "cut"}]
     assert back["turns"][0]["results"][0] == {"status": "ok", "text": "1", "wall_s": 0.25, "queue_s": 0.0, "detail": ""}
     assert back["turns"][1] == {"text": "u", "start": 4, "end": 5, "calls": [], "results": []}
+    again = trajectory_record(trajectory_of(back), update=4, score=score_of(back))
+    assert again == {key: value for key, value in back.items() if key not in ("divergence", "weight", "teacher_logprobs")}
 
 
 def test_what_was_not_measured_is_left_out_and_lengths_are_checked() -> None:

@@ -555,6 +555,15 @@ def test_closing_ends_running_calls() -> None:
     in_a_sandbox(body)
 
 
+def test_a_second_event_loop_is_refused() -> None:
+    sandbox = LocalSandbox(workers=1)
+    with asyncio.Runner() as first:
+        first.run(sandbox.run("1"))
+        with pytest.raises(AssertionError, match="one event loop"), asyncio.Runner() as second:
+            second.run(sandbox.run("1"))
+        first.run(sandbox.aclose())
+
+
 def test_a_sandbox_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> ExecutionResult:
         async with LocalSandbox(workers=1) as sandbox:

@@ -34,9 +34,8 @@ from typing import Any, Literal, Self, TypeAlias
 
 import sod
 from sod.errors import ConfigError, DataError, StorageError
-from sod.types import Score, ToolCall, Trajectory, Turn
 
-__all__ = ["RunDirectory", "read_records", "read_trajectories", "trajectory_record"]
+__all__ = ["RunDirectory", "read_json", "read_records", "read_trajectories"]
 
 State: TypeAlias = Literal["running", "finished", "interrupted", "failed"]
 Log: TypeAlias = Literal["metrics", "trajectories", "timing"]
@@ -103,7 +102,7 @@ class RunDirectory:
     @property
     def status(self) -> Mapping[str, Any]:
         """Content of status.json: `state`, `reason`, `pid`, `time`; empty when it is missing or unreadable."""
-        return _read_json(self.path / "status.json")
+        return read_json(self.path / "status.json")
 
     @property
     def finished(self) -> bool:
@@ -228,7 +227,7 @@ class RunDirectory:
 
     def _describe(self, command: str) -> None:
         """run.json: the first session's facts, then one entry per session that took it up."""
-        before = _read_json(self.path / "run.json").get("sessions", [])
+        before = read_json(self.path / "run.json").get("sessions", [])
         self.write_json("run.json", {"command": command, "sessions": [*before, _session()]})
 
 
@@ -254,10 +253,10 @@ def _check_contents(directory: Path, *, config_json: str, command: str) -> bool:
                 f"{directory} must be empty or a run, got other files ({others[0]}, ...); give another `run`"
             )
         return False
-    old_command = _read_json(directory / "run.json").get("command", command)
+    old_command = read_json(directory / "run.json").get("command", command)
     if old_command != command:
         raise ConfigError(f"{directory} holds a run of `sod {old_command}`, got `sod {command}`; give another `run`")
-    differing = _differing_keys(_read_json(directory / "config.json"), json.loads(config_json))
+    differing = _differing_keys(read_json(directory / "config.json"), json.loads(config_json))
     if differing:
         raise ConfigError(
             f"{directory} holds a run with another config; these keys differ: {', '.join(differing)}; "
@@ -496,84 +495,15 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def read_trajectories(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Trajectory records (see `trajectory_record`) of a run directory or of one trajectories.jsonl."""
+    """Trajectory records (see `sod.records`) of a run directory or of one trajectories.jsonl."""
     source = Path(path)
     return read_records(source / "trajectories.jsonl" if source.is_dir() else source)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty when there is none to read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is none to read."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-# ---- trajectories as records
-
-
-def trajectory_record(
-    trajectory: Trajectory,
-    *,
-    update: int,
-    score: Score | None = None,
-    divergence: Sequence[float] | None = None,
-    weight: Sequence[float] | None = None,
-    teacher_logprobs: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """A trajectory as plain JSON values, tokens included; log-probs, divergences and weights to 6 digits.
-
-    `divergence` and `weight` have one entry per step (d_k in nats, w_k); `teacher_logprobs` one per sampled token, in
-    the order of `trajectory.sampled_positions`. What is None is left out.
-    """
-    num_steps, num_sampled = trajectory.num_steps, len(trajectory.sampled_positions)
-    assert divergence is None or len(divergence) == num_steps, f"{len(divergence)} divergences for {num_steps} steps"
-    assert weight is None or len(weight) == num_steps, f"{len(weight)} weights for {num_steps} steps"
-    assert teacher_logprobs is None or len(teacher_logprobs) == num_sampled, (
-        f"{len(teacher_logprobs)} teacher log-probs for {num_sampled} sampled tokens"
-    )
-    optional = {"divergence": divergence, "weight": weight, "teacher_logprobs": teacher_logprobs}
-    return {
-        "update": update,
-        "problem_id": trajectory.problem_id,
-        "sample": trajectory.sample,
-        "stop_reason": str(trajectory.stop_reason),
-        "policy_version": trajectory.policy_version,
-        "detail": trajectory.detail,
-        **({} if score is None else {"score": _score_record(score)}),
-        **{key: _rounded(values) for key, values in optional.items() if values is not None},
-        "turns": [_turn_record(turn) for turn in trajectory.turns],
-        "num_prompt_tokens": trajectory.num_prompt_tokens,
-        "token_ids": list(trajectory.token_ids),
-        "step": list(trajectory.step),
-        "rollout_logprobs": _rounded(trajectory.rollout_logprobs),
-    }
-
-
-def _score_record(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "correct": score.correct, "reason": score.reason, "answer": score.answer}
-
-
-def _turn_record(turn: Turn) -> dict[str, Any]:
-    calls = [
-        {"name": call.name, "arguments": dict(call.arguments)}
-        if isinstance(call, ToolCall)
-        else {"text": call.text, "reason": call.reason}
-        for call in turn.calls
-    ]
-    results = [
-        {
-            "status": str(result.status),
-            "text": result.text,
-            "wall_s": round(result.wall_s, 6),
-            "queue_s": round(result.queue_s, 6),
-            "detail": result.detail,
-        }
-        for result in turn.results
-    ]
-    return {"text": turn.text, "start": turn.start, "end": turn.end, "calls": calls, "results": results}
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(float(value), 6) for value in values]

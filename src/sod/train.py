@@ -32,7 +32,8 @@ from sod.models.hf import HFModel
 from sod.optimizer import Optimizer
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
-from sod.runs import RunDirectory, read_records, trajectory_record
+from sod.records import trajectory_record
+from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox
 from sod.sandbox.local import LocalSandbox
 from sod.teachers import Teacher, check_same_language

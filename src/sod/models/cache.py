@@ -1,7 +1,7 @@
 """KV memory of the rows that decode together, and of trajectories whose tool runs.
 
-Shapes: R row, T token, H key-value head, D head width; one tensor per layer, (R, 2, H, T, D), keys first. Rows 0..n-1 are
-in use; a forward reads views of them and copies nothing. (Token-major memory is twice as slow to attend to on a CPU.)
+Shapes: R row, T token, H key-value head, D head width; one tensor per layer, (R, 2, H, T, D), keys first. Rows 0..n-1
+are in use; a forward reads views of them and copies nothing. Token-major memory would be half as fast to attend to.
 """
 
 from __future__ import annotations
@@ -81,7 +81,6 @@ class RowCache(Cache):
         self._length = 0
         self._position_RT: Tensor | None = None
         self._key_index: Tensor | None = None
-        self._value_index: Tensor | None = None
 
     def reserve(self, *, rows: int, tokens: int) -> bool:
         """Make room for so many rows of so many tokens, what is stored kept. True when memory moved."""
@@ -132,10 +131,10 @@ class RowCache(Cache):
             return key_states, value_states
         if self._key_index is None:  # the same for every layer
             self._key_index = self._index(self._position_RT, num_heads=key_states.shape[1])
-            self._value_index = self._key_index + key_states.shape[1] * self.num_tokens
         flat = kv.view(-1, kv.shape[-1])
         flat.index_copy_(0, self._key_index, key_states.reshape(-1, kv.shape[-1]))
-        flat.index_copy_(0, self._value_index, value_states.reshape(-1, kv.shape[-1]))
+        flat = flat[key_states.shape[1] * self.num_tokens :]  # a row's values come after its keys
+        flat.index_copy_(0, self._key_index, value_states.reshape(-1, kv.shape[-1]))
         return window[:, 0], window[:, 1]
 
     def _index(self, position_RT: Tensor, *, num_heads: int) -> Tensor:

@@ -19,7 +19,6 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 36, 38, 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_READ_SEARCH = 2
-MAX_PROCESSES = 128
 MAX_OPEN_FILES = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -90,14 +89,14 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     prctl(PR_SET_PDEATHSIG, by)
 
 
-def set_limits(*, address_space_bytes: int, cpu_s: int, file_bytes: int) -> None:
+def set_limits(*, address_space_bytes: int, cpu_s: int, file_bytes: int, num_processes: int) -> None:
     """Limits of one process. RLIMIT_STACK stays: lowering or raising it breaks threads."""
     for limit, value in (
         (resource.RLIMIT_AS, address_space_bytes),
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_NPROC, MAX_PROCESSES),
+        (resource.RLIMIT_NPROC, num_processes),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(limit)

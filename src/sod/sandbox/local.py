@@ -70,6 +70,7 @@ class LocalSandbox:
         self._directory.chmod(0o711)  # calls run as other users and may pass, not look
         self._preload = tuple(preload)
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         settings = {
             "slots": concurrent_per_worker,
             "memory_mb": memory_mb,
@@ -116,6 +117,11 @@ class LocalSandbox:
             "echo_last_expression": echo_last_expression,
             "submitted": time.monotonic(),
         }
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        assert self._loop is loop, (
+            "a LocalSandbox belongs to one event loop, got a second; make one inside each asyncio.run"
+        )
         if self._closed:
             return _failure("sandbox_error", "the sandbox is closed")
         pool = self._warm if any(package in code for package in self._preload) else self._bare

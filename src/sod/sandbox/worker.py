@@ -158,6 +158,8 @@ class ForkServer:
             )  # no namespace collapses with us: what daemons there are, we must kill
             layers = (*layers, "subreaper")
         self.layers = (*layers, *(("uid",) if self.drops_user else ()), "no_new_privs", "rlimits")
+        has_own_count = self.drops_user or "userns" in layers
+        self.num_processes = 128 if has_own_count else 4096  # otherwise the trainer's threads count as well
         self.address_space_bytes = _address_space_bytes() + settings["memory_mb"] * MIB
         self.selector = selectors.DefaultSelector()
         self.socket = socket.socket(fileno=settings["socket_fd"])
@@ -378,6 +380,7 @@ class ForkServer:
             address_space_bytes=self.address_space_bytes,
             cpu_s=_cpu_limit_s(call),
             file_bytes=self.settings["disk_mb"] * MIB,
+            num_processes=self.num_processes,
         )
 
 

@@ -1,0 +1,124 @@
+"""Tokens per second of `HFModel.sample` against transformers' `generate`, on a tiny Qwen3, one core.
+
+    python benchmarks/decode.py [--rows 16 64 256] [--tokens 100] [--repeats 5]
+
+Both draw every token at temperature 1 and end at a length, from prompts of 40 tokens. Runs alternate in one process and
+the median counts, so that a noisy machine disturbs both alike. `generate` returns no log-probs here; ours does. The last
+column is the same number of tokens in four turns with a tool in between: rows leave, park and come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
+
+from sod.config import SamplingConfig
+from sod.models.hf import HFModel
+
+VOCAB = 512
+NUM_PROMPT_TOKENS = 40
+NUM_TURNS = 4
+
+
+def tiny_qwen3() -> Qwen3ForCausalLM:
+    """3 layers of 128, 4 heads, 0.8 M parameters."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=4096,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+async def sample_all(model: HFModel, prompts: list[list[int]], *, num_tokens: int, num_turns: int = 1) -> None:
+    """Every prompt continued by `num_tokens` in `num_turns` turns, four tokens of observation and 5 ms between."""
+
+    async def one(index: int) -> None:
+        token_ids = prompts[index]
+        for turn in range(num_turns):
+            completion = await model.sample(
+                token_ids,
+                max_tokens=num_tokens // num_turns,
+                stop_token_ids=(),
+                sampling=SamplingConfig(),
+                trajectory_id=str(index),
+                seed=index,
+            )
+            token_ids = [*token_ids, *completion.token_ids, *prompts[index][:4]]
+            await asyncio.sleep(0.005 * (turn < num_turns - 1))
+        model.release(str(index))
+
+    await asyncio.gather(*(one(index) for index in range(len(prompts))))
+
+
+def generate_all(model: HFModel, prompts: list[list[int]], *, num_tokens: int) -> None:
+    """The same with transformers' own loop."""
+    token_RT = torch.tensor(prompts)
+    model.module.generate(
+        token_RT,
+        attention_mask=torch.ones_like(token_RT),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
+        pad_token_id=0,
+    )
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Wall time of one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(model: HFModel, *, num_rows: int, num_tokens: int, repeats: int) -> list[float]:
+    """Median tokens per second of generate, of ours in one turn, of ours in several; runs alternate."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(1, VOCAB, (num_rows, NUM_PROMPT_TOKENS), generator=generator).tolist()
+    runs: list[Callable[[], None]] = [
+        lambda: generate_all(model, prompts, num_tokens=num_tokens),
+        lambda: asyncio.run(sample_all(model, prompts, num_tokens=num_tokens)),
+        lambda: asyncio.run(sample_all(model, prompts, num_tokens=num_tokens, num_turns=NUM_TURNS)),
+    ]
+    for run in runs:
+        run()
+    times = [[seconds(run) for run in runs] for _ in range(repeats)]
+    return [num_rows * num_tokens / statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--tokens", type=int, default=100, help="tokens sampled per row, a multiple of 4")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.set_verbosity_error()
+    model = HFModel(tiny_qwen3(), max_rows=max(arguments.rows))
+    print(
+        f"tokens per second, {arguments.tokens} tokens a row, median of {arguments.repeats}, {arguments.threads} thread(s)"
+    )
+    print(f"{'rows':>6} {'generate':>10} {'ours':>10} {'ratio':>7} {f'{NUM_TURNS} turns':>10}")
+    for num_rows in arguments.rows:
+        plain, ours, turns = measure(model, num_rows=num_rows, num_tokens=arguments.tokens, repeats=arguments.repeats)
+        print(f"{num_rows:>6} {plain:>10.0f} {ours:>10.0f} {ours / plain:>6.2f}x {turns:>10.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""`sod demo`: evaluate the cold-started student, distil it with OPD and with SOD from the same start, evaluate, compare.
+
+Everything goes through the commands' own functions and ordinary files; only the models and the problems are small.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sod.benchmark import problem_means, run_benchmark
+from sod.config import EvalConfig, TrainConfig, load
+from sod.demo import world
+from sod.demo.coldstart import cold_start
+from sod.errors import ConfigError
+from sod.estimates import Comparison, compare
+from sod.report import write_report
+from sod.report.trajectory import show_trajectory, telling_trajectory
+from sod.runs import read_trajectories
+from sod.train import train
+
+METHODS = ("opd", "sod")
+NUM_TRAIN, NUM_TEST = 4000, 128
+TEST_SAMPLES = 4
+TRAIN_SEED, TEST_SEED = 1, 2
+SETTINGS = files("sod.demo") / "demo.toml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where the demo keeps what it makes, and whose draws it uses."""
+
+    directory: Path
+    seed: int
+
+    @property
+    def models(self) -> Path:
+        """The cold-started pair remade by --from-scratch; the packaged one is elsewhere."""
+        return self.directory / "models"
+
+    def run(self, name: str) -> Path:
+        """One run of the demo: "start", "opd", "sod", "opd-eval", ..."""
+        return self.directory / f"seed-{self.seed}" / name
+
+
+def tell(directory: Path, *, seed: int, from_scratch: bool, console: Console) -> None:
+    """Do it all and print what came out. A second call reuses what is finished."""
+    start = time.perf_counter()
+    place = Place(directory=directory, seed=seed)
+    _write_problems(place)
+    if from_scratch:
+        cold_start(place.models, console=console)
+    console.print("[bold]1. The cold-started student before distillation[/]")
+    results = {"start": _evaluate(place, "start", _model(place, "student"), console)}
+    for number, method in enumerate(METHODS, start=2):
+        console.print(f"[bold]{number}. Distil with {method.upper()}[/] from the same start and seed")
+        model = _distil(place, method, console)
+        results[method] = _evaluate(place, f"{method}-eval", model, console)
+    means = {name: problem_means(place.run(name if name == "start" else f"{name}-eval")) for name in results}
+    console.print(_table(results, means))
+    _show(place, console)
+    console.print(f"Done in {time.perf_counter() - start:.0f} s.")
+
+
+def _write_problems(place: Place) -> None:
+    """Training and test problems as ordinary files of rows."""
+    for name, count, seed in (("train", NUM_TRAIN, TRAIN_SEED), ("test", NUM_TEST, TEST_SEED)):
+        path = _data(place, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = (
+            json.dumps({"id": problem.id, "messages": list(problem.messages), "answer": problem.answer})
+            for problem in world.problems(count, seed=seed)
+        )
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _data(place: Place, name: str) -> Path:
+    return place.directory / "data" / f"{name}.jsonl"
+
+
+def _model(place: Place, size: str) -> Path:
+    """The remade model when there is one, else the packaged one."""
+    remade = place.models / size
+    if (remade / "config.json").exists():
+        return remade
+    with as_file(files("sod.demo") / "weights" / size) as packaged:
+        if not (packaged / "config.json").exists():
+            raise ConfigError(f"the package must hold the demo's {size}, got none at {packaged}; run sod demo --from-scratch")
+        return packaged
+
+
+def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping[str, Any]:
+    config = EvalConfig.model_validate(
+        {
+            "run": str(place.run(name)),
+            "seed": place.seed,
+            "model": {"path": str(model)},
+            "data": {"path": str(_data(place, "test"))},
+            "samples": TEST_SAMPLES,
+            "sampling": {"temperature": 1.0},
+            **_shared_limits(place),
+        }
+    )
+    with _bar(console) as bar:
+        task = bar.add_task("evaluate", total=NUM_TEST * TEST_SAMPLES)
+
+        def listen(event: str, values: Mapping[str, Any]) -> None:
+            if event == "progress":
+                bar.update(task, completed=values["done"])
+            else:
+                console.print(f"   {name}: finished already, taken from {escape(str(values['run']))}")
+
+        numbers = run_benchmark(config, listener=listen)
+    console.print(f"   avg@{numbers['k']} {numbers['avg@k']:.1%}, {numbers['tool_calls']:.1f} tool calls a trajectory")
+    return numbers
+
+
+def _shared_limits(place: Place) -> dict[str, Any]:
+    """The demo's limits of episodes, tool and sandbox, the same in training and evaluation."""
+    settings = _train_config(place, METHODS[0])
+    return {name: getattr(settings, name).model_dump() for name in ("agent", "tool", "sandbox")}
+
+
+def _train_config(place: Place, method: str) -> TrainConfig:
+    given = {
+        "run": place.run(method),
+        "student.path": _model(place, "student"),
+        "teacher.path": _model(place, "teacher"),
+        "data.path": _data(place, "train"),
+    }
+    overrides = [f"{key}={json.dumps(str(value))}" for key, value in given.items()]
+    with as_file(SETTINGS) as path:
+        return load(TrainConfig, path, overrides=[*overrides, f"method={method}", f"seed={place.seed}"])
+
+
+def _distil(place: Place, method: str, console: Console) -> Path:
+    """Train with one method; returns where the trained student lies."""
+    config = _train_config(place, method)
+    with _bar(console) as bar:
+        task = bar.add_task(method, total=config.update.num_updates)
+
+        def listen(event: str, values: Mapping[str, Any]) -> None:
+            if event == "update":
+                text = f"{method}  reward {values['reward']:.2f}  d {values['divergence']:.2f}  w {values['weight']:.2f}"
+                bar.update(task, completed=values["update"], description=f"{text}  calls {values['tool_calls']:.1f}")
+            elif event == "alarm":
+                console.print(f"   [bold red]ALARM[/] at update {values['update']}: {escape(str(values['message']))}")
+            else:
+                console.print(f"   {method}: {event} {escape(str(dict(values)))}")
+
+        train(config, listener=listen)
+    return place.run(method) / "checkpoints" / f"update-{config.update.num_updates:06d}" / "model"
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("   {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=not console.is_terminal)
+
+
+def _table(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title=f"{NUM_TEST} test problems x {TEST_SAMPLES} samples, temperature 1")
+    for column in ("student", "avg@k  [95 % interval]", "pass@k", "maj@k", "tool calls", "against the start", "p"):
+        table.add_column(column, justify="left" if column == "student" else "right")
+    for name, numbers in results.items():
+        interval = rf"{numbers['avg@k']:.1%} \[{numbers['avg@k_low']:.1%}, {numbers['avg@k_high']:.1%}]"
+        against = "" if name == "start" else _against(_paired(means["start"], means[name]))
+        p_value = "" if name == "start" else f"{_paired(means['start'], means[name]).p_value:.4f}"
+        row = (interval, f"{numbers['pass@k']:.1%}", f"{numbers['maj@k']:.1%}", f"{numbers['tool_calls']:.2f}")
+        table.add_row(name, *row, against, p_value)
+    return table
+
+
+def _paired(before: Mapping[str, float], after: Mapping[str, float]) -> Comparison:
+    shared = [key for key in before if key in after]
+    return compare([before[key] for key in shared], [after[key] for key in shared])
+
+
+def _against(comparison: Comparison) -> str:
+    return rf"{100 * comparison.difference:+.1f} \[{100 * comparison.low:+.1f}, {100 * comparison.high:+.1f}]"
+
+
+def _show(place: Place, console: Console) -> None:
+    """One trajectory with its weights, and where the pictures are."""
+    record = telling_trajectory(read_trajectories(place.run("sod")))
+    if record is not None:
+        console.print("[bold]One trajectory, step by step[/]: d is the gap to the teacher in nats, w the trust in it")
+        console.print(escape(show_trajectory(record)))
+    report = write_report([place.run(method) for method in METHODS], place.run("report"))
+    console.print(f"Tables and pictures: {report}")

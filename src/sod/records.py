@@ -1,0 +1,108 @@
+"""Trajectories as plain JSON values, and back: what trajectories.jsonl holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sod.types import MalformedCall, Score, StopReason, ToolCall, ToolResult, ToolStatus, Trajectory, Turn
+
+__all__ = ["score_of", "trajectory_of", "trajectory_record"]
+
+
+def trajectory_record(
+    trajectory: Trajectory,
+    *,
+    update: int,
+    score: Score | None = None,
+    divergence: Sequence[float] | None = None,
+    weight: Sequence[float] | None = None,
+    teacher_logprobs: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """A trajectory as plain JSON values, tokens included; log-probs, divergences and weights to 6 digits.
+
+    `divergence` and `weight` have one entry per step (d_k in nats, w_k); `teacher_logprobs` one per sampled token, in
+    the order of `trajectory.sampled_positions`. What is None is left out.
+    """
+    num_steps, num_sampled = trajectory.num_steps, len(trajectory.sampled_positions)
+    assert divergence is None or len(divergence) == num_steps, f"{len(divergence)} divergences for {num_steps} steps"
+    assert weight is None or len(weight) == num_steps, f"{len(weight)} weights for {num_steps} steps"
+    assert teacher_logprobs is None or len(teacher_logprobs) == num_sampled, (
+        f"{len(teacher_logprobs)} teacher log-probs for {num_sampled} sampled tokens"
+    )
+    optional = {"divergence": divergence, "weight": weight, "teacher_logprobs": teacher_logprobs}
+    return {
+        "update": update,
+        "problem_id": trajectory.problem_id,
+        "sample": trajectory.sample,
+        "stop_reason": str(trajectory.stop_reason),
+        "policy_version": trajectory.policy_version,
+        "detail": trajectory.detail,
+        **({} if score is None else {"score": _score_record(score)}),
+        **{key: _rounded(values) for key, values in optional.items() if values is not None},
+        "turns": [_turn_record(turn) for turn in trajectory.turns],
+        "num_prompt_tokens": trajectory.num_prompt_tokens,
+        "token_ids": list(trajectory.token_ids),
+        "step": list(trajectory.step),
+        "rollout_logprobs": _rounded(trajectory.rollout_logprobs),
+    }
+
+
+def _score_record(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "correct": score.correct, "reason": score.reason, "answer": score.answer}
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    calls = [
+        {"name": call.name, "arguments": dict(call.arguments)}
+        if isinstance(call, ToolCall)
+        else {"text": call.text, "reason": call.reason}
+        for call in turn.calls
+    ]
+    results = [
+        {
+            "status": str(result.status),
+            "text": result.text,
+            "wall_s": round(result.wall_s, 6),
+            "queue_s": round(result.queue_s, 6),
+            "detail": result.detail,
+        }
+        for result in turn.results
+    ]
+    return {"text": turn.text, "start": turn.start, "end": turn.end, "calls": calls, "results": results}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+def trajectory_of(record: Mapping[str, Any]) -> Trajectory:
+    """The trajectory of a record; log-probs come back to 6 digits."""
+    return Trajectory(
+        problem_id=record["problem_id"],
+        sample=record["sample"],
+        token_ids=tuple(record["token_ids"]),
+        num_prompt_tokens=record["num_prompt_tokens"],
+        step=tuple(record["step"]),
+        rollout_logprobs=tuple(record["rollout_logprobs"]),
+        turns=tuple(_turn(turn) for turn in record["turns"]),
+        stop_reason=StopReason(record["stop_reason"]),
+        policy_version=record["policy_version"],
+        detail=record["detail"],
+    )
+
+
+def score_of(record: Mapping[str, Any]) -> Score:
+    """The score of a record that has one."""
+    return Score(**record["score"])
+
+
+def _turn(record: Mapping[str, Any]) -> Turn:
+    return Turn(
+        text=record["text"],
+        start=record["start"],
+        end=record["end"],
+        calls=tuple(ToolCall(**call) if "name" in call else MalformedCall(**call) for call in record["calls"]),
+        results=tuple(
+            ToolResult(**{**result, "status": ToolStatus(result["status"])}) for result in record["results"]
+        ),
+    )
