@@ -1,10 +1,10 @@
-"""Tokens per second of `HFModel.sample` against transformers' `generate`, on a tiny Qwen3, one core.
+"""Tokens per CPU second of `HFModel.sample` against transformers' `generate`, on a tiny Qwen3.
 
     python benchmarks/decode.py [--rows 16 64 256] [--tokens 100] [--repeats 5]
 
 Both draw every token at temperature 1 and end at a length, from prompts of 40 tokens. Runs alternate in one process and
-the median counts, so that a noisy machine disturbs both alike. `generate` returns no log-probs here; ours does. The last
-column is the same number of tokens in four turns with a tool in between: rows leave, park and come back.
+the median counts, so that a noisy machine disturbs both alike. `generate` returns no log-probs here; ours does. The
+last column is the same number of tokens in four turns with a tool in between: rows leave, park and come back.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def generate_all(model: HFModel, prompts: list[list[int]], *, num_tokens: int) -
 
 
 def seconds(run: Callable[[], None]) -> float:
-    """Wall time of one run."""
-    start = time.perf_counter()
+    """CPU time of one run, over its threads: what others do on the machine counts less than in wall time."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(model: HFModel, *, num_rows: int, num_tokens: int, repeats: int) -> list[float]:
-    """Median tokens per second of generate, of ours in one turn, of ours in several; runs alternate."""
+    """Median tokens per CPU second of generate, of ours in one turn, of ours in several; runs alternate."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(1, VOCAB, (num_rows, NUM_PROMPT_TOKENS), generator=generator).tolist()
     runs: list[Callable[[], None]] = [
@@ -112,7 +112,7 @@ def main() -> None:
     logging.set_verbosity_error()
     model = HFModel(tiny_qwen3(), max_rows=max(arguments.rows))
     print(
-        f"tokens per second, {arguments.tokens} tokens a row, median of {arguments.repeats}, {arguments.threads} thread(s)"
+        f"tokens per CPU second; {arguments.tokens} tokens a row, {arguments.repeats} runs, {arguments.threads} threads"
     )
     print(f"{'rows':>6} {'generate':>10} {'ours':>10} {'ratio':>7} {f'{NUM_TURNS} turns':>10}")
     for num_rows in arguments.rows:

@@ -120,26 +120,6 @@ explain_pip_failure() {
 }
 
 install() {
-  touch "$venv/unfinished"
-  PIP_USER=0 "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "$@" >"$log" 2>&1 || explain_pip_failure
-  rm "$venv/unfinished"
-}
-
-explain_pip_failure() {
-  local cause="pip install failed"
-  grep -q 'Installing collected packages' "$log" || rm "$venv/unfinished"
-  if grep -q 'Operation cancelled by user' "$log"; then
-    fail "interrupted; run it again"
-  elif grep -q 'No space left on device' "$log"; then
-    cause="the disk ran full while packages were installed; free some space (README: TORCH_INDEX makes torch smaller)"
-  elif grep -qE 'NewConnectionError|ConnectTimeoutError|NameResolutionError|ReadTimeoutError|ProxyError|Network is unreachable' "$log"; then
-    cause="the package index cannot be reached; the first set-up needs the network"
-  fi
-  tail -n 5 "$log" | sed 's/^/  | /' >&2
-  fail "$cause (all of it: $PWD/$log)"
-}
-
-install() {
   local torch
   torch=$(grep -o '"torch[<>=][^"]*"' pyproject.toml | tr -d '"')
   say "installing $torch ($log)"

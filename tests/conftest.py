@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from stage import Stage
 
 # Before anything imports torch or tokenizers. Two threads make the same sums on every machine; fork must not warn.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -48,3 +54,19 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The demo's tokenizer and chat template, made once (about 2 s)."""
+    from sod.demo.pretrained import make_tokenizer
+
+    return make_tokenizer(num_traces=200)
+
+
+@pytest.fixture
+def stage(tokenizer: Any) -> Callable[..., Stage]:
+    """`stage(turns, results)`: a scripted student with a scripted sandbox, ready to play."""
+    from stage import Stage
+
+    return partial(Stage, tokenizer)

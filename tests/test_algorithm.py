@@ -124,9 +124,7 @@ def test_packed_equals_padded(batch) -> None:
     assert torch.allclose(ours[keep], theirs, atol=1e-5, rtol=1e-5)
     for reduction in ("token-mean", "sequence-mean"):
         loss = policy_loss(batch["new"], batch["student"], ours, batch["mask"], reduction=reduction)
-        loss_N = policy_loss(
-            flat["new"], flat["student"], theirs, flat["mask"], reduction=reduction, trajectory_N=row
-        )
+        loss_N = policy_loss(flat["new"], flat["student"], theirs, flat["mask"], reduction=reduction, trajectory_N=row)
         assert torch.allclose(torch.stack(loss), torch.stack(loss_N), atol=1e-5, rtol=1e-4)
 
 

@@ -86,12 +86,51 @@ def test_an_environment_of_somebody_else_is_left_alone(setup: Setup, checkout: P
     assert (checkout / ".venv" / "pyvenv.cfg").exists()
 
 
-def test_nothing_to_do_is_silent(setup: Setup, checkout: Path) -> None:
-    venv = checkout / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "made-by-setup").write_text(f"{checkout}\n")
-    executable(venv / "bin" / "python", "echo 3.11.7")
-    executable(venv / "bin" / "sod", "exit 0")
+@pytest.fixture
+def venv(checkout: Path) -> Path:
+    """An environment that setup made, with an interpreter that only says its version."""
+    path = checkout / ".venv"
+    executable(path / "bin" / "python", "echo 3.11.7")
+    executable(path / "bin" / "sod", "exit 0")
+    (path / "made-by-setup").write_text(f"{checkout}\n")
+    return path
+
+
+def fail_in_pip(venv: Path, output: str) -> None:
+    pip = f"case \"$*\" in *pip*) echo '{output}'; exit 1;; *disk_usage*) echo 9999;; *) echo 3.11.7;; esac"
+    executable(venv / "bin" / "python", pip)
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        ("Retrying (Retry(total=0)) after connection broken by NewConnectionError", "index cannot be reached"),
+        ("OSError: [Errno 28] No space left on device", "the disk ran full"),
+        ("ERROR: Operation cancelled by user", "interrupted"),
+    ],
+)
+def test_known_pip_failures(setup: Setup, venv: Path, output: str, cause: str) -> None:
+    fail_in_pip(venv, output)
+    assert_one_line(setup(), cause)
+    assert not (venv / "unfinished").exists()
+    assert not (venv / "ready-report").exists()
+
+
+def test_other_pip_failures_show_the_last_lines_and_the_log(setup: Setup, venv: Path) -> None:
+    fail_in_pip(venv, "ERROR: No matching distribution found for torch")
+    process = setup()
+    assert process.returncode == 1
+    assert "  | ERROR: No matching distribution found for torch" in process.stderr
+    assert str(venv / "setup.log") in process.stderr
+
+
+def test_a_failure_while_packages_are_put_in_place_is_remembered(setup: Setup, venv: Path) -> None:
+    fail_in_pip(venv, "Installing collected packages: torch")
+    assert setup().returncode == 1
+    assert (venv / "unfinished").exists()
+
+
+def test_nothing_to_do_is_silent(setup: Setup, checkout: Path, venv: Path) -> None:
     (venv / "ready-report").write_text("3.11.7\n" + (checkout / "pyproject.toml").read_text())
     process = setup()
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

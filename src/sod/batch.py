@@ -114,8 +114,8 @@ def _require_teacher(rollouts: Sequence[Rollout]) -> None:
     missing = [rollout.trajectory.problem_id for rollout in rollouts if rollout.teacher_logprobs is None]
     if missing:
         raise SignalError(
-            f"every trajectory must carry teacher log-probs, got {len(missing)} of {len(rollouts)} without (the first of "
-            f"problem {missing[0]}); without them this would be plain GRPO"
+            f"every trajectory must carry teacher log-probs, got {len(missing)} of {len(rollouts)} without (the first "
+            f"of problem {missing[0]}); without them this would be plain GRPO"
         )
 
 

@@ -13,8 +13,8 @@ from sod.config import EvalConfig, dump
 from sod.data import load_problems
 from sod.evaluate import Evaluation, Sample, evaluate, summary
 from sod.models.hf import HFModel
-from sod.rewards.math import MathReward
 from sod.records import score_of, trajectory_of, trajectory_record
+from sod.rewards.math import MathReward
 from sod.runs import RunDirectory, read_json, read_trajectories
 from sod.sandbox.local import LocalSandbox
 from sod.types import Problem

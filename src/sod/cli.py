@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,8 +58,8 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _version(wanted: bool) -> None:
@@ -78,7 +78,9 @@ def options(
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--out", help="Where the demo's runs, tables and pictures go.")] = Path("runs/demo"),
+    run: Annotated[Path, typer.Option("--out", help="Where the demo's runs, tables and pictures go.")] = Path(
+        "runs/demo"
+    ),
     seed: Annotated[int, typer.Option(help="Decides problems and draws.")] = 0,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Remake the cold-started pair first (about half an hour on 2 cores).")
@@ -120,7 +122,9 @@ def sft(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command("eval")
 def evaluate(
-    config: Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings; or give the options below.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings; or give the options below.")
+    ] = None,
     overrides: Overrides = None,
     model: Annotated[str, typer.Option(help="Directory or hub id of the model.")] = "",
     benchmark: Annotated[str, typer.Option(help="A file of problems (.jsonl, .parquet).")] = "",
@@ -130,7 +134,7 @@ def evaluate(
     """Evaluate a model with tools: avg@k with its interval, pass@k, maj@k."""
     from sod.config import EvalConfig, load
 
-    given = {"model.path": model, "data.path": benchmark, "samples": k, "run": run}
+    given: dict[str, str | int] = {"model.path": model, "data.path": benchmark, "samples": k, "run": run}
     flags = [f"{key}={_toml(value)}" for key, value in given.items() if value]
     settings = load(EvalConfig, config, overrides=[*flags, *(overrides or ())])
     _quiet()
@@ -144,7 +148,9 @@ def evaluate(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; the first run's report/ folder when not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; the first run's report/ folder when not given.")
+    ] = None,
 ) -> None:
     """Tables and figures of one or several runs."""
     from sod.report import write_report
@@ -195,7 +201,11 @@ def _update_line(values: Mapping[str, Any]) -> str:
         f"entropy {values['entropy']:.3f}",
     ]
     if "divergence" in values:
-        parts += [f"d {values['divergence']:.3f}", f"w {values['weight']:.2f}", f"control {values['log_ratio_control']:+.3f}"]
+        parts += [
+            f"d {values['divergence']:.3f}",
+            f"w {values['weight']:.2f}",
+            f"control {values['log_ratio_control']:+.3f}",
+        ]
     parts += [f"grad {values['grad_norm']:.3f}", f"{values['total_s']:.1f} s"]
     return "  ".join(parts)
 
@@ -216,7 +226,7 @@ def _evaluation_line(values: Mapping[str, Any]) -> str:
     )
 
 
-_LINES = {
+_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "update": _update_line,
     "step": _step_line,
     "evaluation": _evaluation_line,

@@ -2,20 +2,22 @@
 
     config = load(TrainConfig, "run.toml", overrides=["optimizer.lr=1e-5", "method=opd"])
 
-TOML plus dotted overrides (values are TOML; a bare word is a string). Unknown keys are errors that name the nearest key.
+TOML plus dotted overrides (TOML values; a bare word is a string). An unknown key is an error that names the nearest.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from sod.errors import ConfigError
 
@@ -45,12 +47,16 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+FromList = Field(strict=False)  # TOML and JSON have lists only, a frozen section has tuples
 
 
 class Section(BaseModel):
-    """A frozen group of settings. Unknown keys are refused."""
+    """A frozen group of settings. Unknown keys are refused, and so is a value of another type: nothing is converted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +154,7 @@ class SandboxConfig(Section):
     """Largest file a call may write, in MiB."""
     max_output_bytes: Count = 65536
     """Bytes of stdout and of stderr that are kept, head and tail."""
-    preload: tuple[str, ...] = ("numpy", "sympy")
+    preload: Annotated[tuple[str, ...], FromList] = ("numpy", "sympy")
     """Packages imported once per fork server so that calls need not; missing ones are skipped."""
 
 
@@ -156,7 +162,7 @@ class DataConfig(Section):
     """Which problems."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A .jsonl or .parquet file, or "demo:train" / "demo:test" for the embedded world."""
+    """A file of rows: .jsonl, .json (both also as .gz) or .parquet."""
     format: Literal["auto", "sod", "verl", "gsm8k", "aime", "math"] = "auto"
     """Layout of a row; "auto" decides by its columns."""
     limit: Annotated[int, Field(ge=0)] = 0
@@ -173,7 +179,7 @@ class ObjectiveConfig(Section):
     delta: NonNegative = 0.2
     """A step's weight is at most 1 + delta."""
     epsilon: Positive = 1e-6
-    """Added to both divergences of a weight. Against the scale of d it decides whether the weight is a cliff or a slope."""
+    """Added to both divergences of a weight, in nats: far below d's scale the weight is a cliff, near it a slope."""
     advantage_epsilon: Positive = 1e-6
     """Added to the group's standard deviation."""
     divide_by_std: bool = True
@@ -204,7 +210,7 @@ class OptimizerConfig(Section):
     """Peak learning rate."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], FromList] = (0.9, 0.999)
     """AdamW's decay of the first and second moment."""
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 is off."""
@@ -247,11 +253,11 @@ class GuardConfig(Section):
     reward_floor: Fraction = 0.5
     """Alarm when the mean reward falls below this share of the reference; 0 is off."""
     failed_call_ceiling: Fraction = 0.5
-    """Alarm when this share of a window's calls is malformed or failed and the reference's was half of it or less; 1 is off."""
+    """Alarm when this share of a window's calls fails and the reference's was at most half of it; 1 is off."""
     infrastructure_ceiling: Fraction = 0.01
     """Stop when this share of a window's calls failed through no fault of the student (at least 3); 1 is off."""
     teacher_self_gap: NonNegative = 0.05
-    """At the start the teacher's tokens are sampled and scored again; their mean gap in nats must stay below; 0 is off."""
+    """At the start the teacher scores its own samples; the mean gap in nats must stay below this; 0 is off."""
 
 
 class TrainConfig(Section):
@@ -274,13 +280,21 @@ class TrainConfig(Section):
     evaluation_samples: Count = 4
     """Samples per evaluation problem."""
     sampling: SamplingConfig = SamplingConfig()
+    """How the student draws, in training and in `evaluation`."""
     agent: AgentConfig = AgentConfig()
+    """The limits of one episode."""
     tool: ToolConfig = ToolConfig()
+    """The code interpreter as the student sees it."""
     sandbox: SandboxConfig = SandboxConfig()
+    """Where the student's code runs."""
     objective: ObjectiveConfig = ObjectiveConfig()
+    """The terms of the loss."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
     update: UpdateConfig = UpdateConfig()
+    """How much is sampled and learned per update, and when to evaluate and save."""
     guards: GuardConfig = GuardConfig()
+    """Rules that warn of a run that goes wrong, or stop it."""
 
     @property
     def terms(self) -> Method:
@@ -296,9 +310,13 @@ class TrainConfig(Section):
         if self.terms.outcome and not self.terms.teacher and self.update.samples < 2:
             raise ValueError('method "grpo" compares siblings, so update.samples must be at least 2, got 1')
         if self.sampling.temperature == 0.0:
-            raise ValueError("sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal")
+            raise ValueError(
+                "sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal"
+            )
         if self.update.evaluate_every and self.evaluation is None:
-            raise ValueError("update.evaluate_every is on but there is nothing to evaluate on; add [evaluation] path = ...")
+            raise ValueError(
+                "update.evaluate_every is on but there is nothing to evaluate on; add [evaluation] path = ..."
+            )
         num_trajectories = self.update.prompts * self.update.samples
         if self.update.optimizer_steps > num_trajectories:
             raise ValueError(
@@ -318,7 +336,7 @@ class SFTConfig(Section):
     student: ModelConfig
     """The model that is trained."""
     traces: Annotated[str, Field(min_length=1)]
-    """A .jsonl or .parquet file of traces with a `messages` column, or "demo:traces"."""
+    """A file of traces, rows with a `messages` column: .jsonl, .json (both also as .gz) or .parquet."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Take the first so many traces; 0 takes all."""
     epochs: Positive = 5.0
@@ -329,11 +347,12 @@ class SFTConfig(Section):
     """Longest trace in tokens; longer ones are counted and left out."""
     tokens_per_microbatch: Count = 32768
     """Tokens in one forward and backward, padding included."""
-    save_every: Annotated[int, Field(ge=0)] = 0
-    """Write a checkpoint every so many optimizer steps; 0 writes only the last."""
     agent: AgentConfig = AgentConfig()
+    """`thinking` and `system` as in the rollouts to come; the limits are not used."""
     tool: ToolConfig = ToolConfig()
+    """The tool that the prompts offer."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="cosine", warmup=0.1)
+    """AdamW and its schedule."""
 
 
 class EvalConfig(Section):
@@ -350,9 +369,13 @@ class EvalConfig(Section):
     samples: Count = 32
     """Samples per problem: the k of avg@k."""
     sampling: SamplingConfig = SamplingConfig(top_p=0.6)
+    """How the model draws."""
     agent: AgentConfig = AgentConfig()
+    """The limits of one episode."""
     tool: ToolConfig = ToolConfig()
+    """The code interpreter as the model sees it."""
     sandbox: SandboxConfig = SandboxConfig()
+    """Where the model's code runs."""
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
@@ -371,12 +394,14 @@ def load(kind: type[AnyConfig], path: str | Path | None, *, overrides: Sequence[
 
 
 def parse(kind: type[AnyConfig], values: Mapping[str, Any], *, where: str = "the config") -> AnyConfig:
-    """Check a nested mapping. Raises ConfigError."""
+    """Check a nested mapping. Raises ConfigError with one line per fault."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_sentence(kind, fault) for fault in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: " + "\n".join(lines)) from None
+        lines = [line for fault in error.errors(include_url=False) for line in _sentences(kind, fault)]
+    if len(lines) == 1:
+        raise ConfigError(f"{where}: {lines[0]}")
+    raise ConfigError(f"{where} has {len(lines)} faults:" + "".join(f"\n  {line}" for line in lines))
 
 
 def dump(config: Section) -> str:
@@ -384,60 +409,127 @@ def dump(config: Section) -> str:
     return json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
 
 
+# ---- reading
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a TOML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: must be a readable file, got: {error.strerror}; give the path of a TOML file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: must be UTF-8 text, got: {error}; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
+        raise ConfigError(f"{path}: must be TOML, got a fault: {error}; text values need quotes") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     """`optimizer.lr=1e-5` sets values["optimizer"]["lr"]; `teacher=none` removes the teacher."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
+    keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise ConfigError(f"an override must look like key.sub=value, got {override!r}")
     section = values
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], start=1):
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"{override!r}: {key} is a value, not a section")
+            name = ".".join(keys[:depth])
+            raise ConfigError(f'the override {override!r} needs "{name}" to be a section, got {_shown(section)}')
     section[keys[-1]] = _override_value(text.strip())
 
 
 def _override_value(text: str) -> Any:
+    """`1e-5 -> 0.00001`, `[0.9, 0.95] -> [0.9, 0.95]`, `none -> None`; what is not TOML is text: `opd -> "opd"`."""
     if text == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return parsed["value"] if len(parsed) == 1 else text  # a line break would start another key
 
 
-def _sentence(kind: type[BaseModel], fault: Any) -> str:
-    """One pydantic fault as one line for people."""
+# ---- faults as sentences
+
+
+def _sentences(kind: type[BaseModel], fault: Any) -> list[str]:
+    """One fault that pydantic found as lines for people; a missing section is a line for each key it needs."""
     keys = [str(key) for key in fault["loc"]]
     dotted = ".".join(keys)
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(kind, keys[:-1])
-        nearest = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.0)
-        hint = f'; the nearest key is "{nearest[0]}"' if nearest else ""
-        return f'unknown key "{dotted}"{hint}'
-    if fault["type"] == "missing":
-        return f'"{dotted}" must be given'
+        return [_unknown(kind, keys)]
+    if fault["type"] == "missing" and not isinstance(fault["loc"][-1], int):
+        return [_missing(kind, name) for name in _required(kind, dotted)]
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
-        return f"{dotted}: {message}" if dotted else message
-    return f'"{dotted}": {fault["msg"]}, got {fault["input"]!r}'
+        return [f"{dotted}: {message}" if dotted else message]
+    if fault["type"] in ("missing", "too_short", "too_long"):  # the entries of a list
+        return [f'"{dotted}" must be one of as many entries as its default has, got {_shown(fault["input"])}']
+    must = _RULES.get(fault["type"], "{msg}").format(msg=fault["msg"], **fault.get("ctx", {}))
+    return [f'"{dotted}" must be {must}, got {_shown(fault["input"])}']
 
 
-def _known_keys(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for key in path:
-        annotation = kind.model_fields[key].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        kind = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    return list(kind.model_fields)
+_RULES: Mapping[str, str] = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text (in TOML in quotes)",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "model_type": "a section of keys",
+    "literal_error": "{expected}",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+}
+"""What must hold, by pydantic's name of the fault."""
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML would have it: `True -> true`, `None -> none`."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (datetime.date, datetime.time)):
+        return f"the date or time {value}"
+    return f"{json.dumps(value, ensure_ascii=False, default=str):.200}"
+
+
+def _missing(kind: type[BaseModel], dotted: str) -> str:
+    description = _leaves(kind)[dotted].description or ""
+    return f'"{dotted}" must be given, got none; add it to the TOML file or as {dotted}=... ({description.rstrip(".")})'
+
+
+def _required(kind: type[BaseModel], dotted: str) -> list[str]:
+    """The key itself, or the keys a section needs: `student -> [student.path]`."""
+    inside = [name for name, leaf in _leaves(kind).items() if name.startswith(f"{dotted}.") and leaf.is_required()]
+    return inside or [dotted]
+
+
+def _unknown(kind: type[BaseModel], keys: Sequence[str]) -> str:
+    """Names the nearest key: of the same name elsewhere, of a like name in this section, or of a like name at all."""
+    dotted, leaves = ".".join(keys), _leaves(kind)
+    sections = {".".join(name.split(".")[:depth]) for name in leaves for depth in range(1, name.count(".") + 1)}
+    known = [*sorted(sections), *leaves]
+    prefix = dotted[: len(dotted) - len(keys[-1])]
+    beside = [name for name in known if name.startswith(prefix) and "." not in name[len(prefix) :]]
+    same = [name for name in known if name.split(".")[-1] == keys[-1]]
+    near = difflib.get_close_matches(dotted, beside, n=1) or same or difflib.get_close_matches(dotted, known, n=1)
+    hint = f'the nearest is "{near[0]}"' if near else f"known here are {', '.join(beside)}"
+    return f'unknown key "{dotted}"; {hint}'
+
+
+def _leaves(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every dotted key with its field: `{"run": ..., "student.path": ...}`."""
+    leaves: dict[str, FieldInfo] = {}
+    for name, field in kind.model_fields.items():
+        options = [field.annotation, *get_args(field.annotation)]
+        section = next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        leaves |= _leaves(section, f"{prefix}{name}.") if section else {f"{prefix}{name}": field}
+    return leaves

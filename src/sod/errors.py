@@ -1,16 +1,16 @@
 """The error tree: everything that `sod` raises on purpose.
 
-    SodError
-    |- ConfigError          a setting cannot be read, or settings exclude each other   (also ValueError)
-    |- DataError            a file or a row is not what its format promises            (also ValueError)
-    |- TemplateError        a chat template breaks the token record                    (also ValueError)
-    |- ModelError           weights, vocabulary or tokenizer do not fit                (also ValueError)
-    |- SignalError          the teacher's signal did not arrive                        (also RuntimeError)
-    |- CollapseError        the run is collapsing by the rule in the config            (also RuntimeError)
-    `- InfrastructureError  the world failed: sandbox, engine, disk, network           (also RuntimeError)
-       |- SandboxError
-       |- EngineError
-       `- StorageError
+SodError
+|- ConfigError          a setting cannot be read, or settings exclude each other   (also ValueError)
+|- DataError            a file or a row is not what its format promises            (also ValueError)
+|- TemplateError        a chat template breaks the token record                    (also ValueError)
+|- ModelError           weights, vocabulary or tokenizer do not fit                (also ValueError)
+|- SignalError          the teacher's signal did not arrive                        (also RuntimeError)
+|- CollapseError        the run is collapsing by the rule in the config            (also RuntimeError)
+`- InfrastructureError  the world failed: sandbox, engine, disk, network           (also RuntimeError)
+   |- SandboxError
+   |- EngineError
+   `- StorageError
 """
 
 from __future__ import annotations

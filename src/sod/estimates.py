@@ -87,9 +87,7 @@ def compare(before: Sequence[float], after: Sequence[float], *, num_flips: int =
         abs(sum(d if bit == "1" else -d for d, bit in zip(moved, _bits(rng, len(moved)), strict=True))) >= observed
         for _ in range(num_flips)
     )
-    return Comparison(
-        difference=mean, low=mean - spread, high=mean + spread, p_value=(extreme + 1) / (num_flips + 1)
-    )
+    return Comparison(difference=mean, low=mean - spread, high=mean + spread, p_value=(extreme + 1) / (num_flips + 1))
 
 
 def _bits(rng: random.Random, count: int) -> str:

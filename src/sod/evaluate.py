@@ -97,9 +97,7 @@ async def evaluate(
     return Evaluation(samples=await run_all(one(problem, n) for problem in problems for n in range(samples)))
 
 
-async def _attempt(
-    agent: Agent, problem: Problem, number: int, *, rewards: Mapping[str, Reward], seed: int
-) -> Sample:
+async def _attempt(agent: Agent, problem: Problem, number: int, *, rewards: Mapping[str, Reward], seed: int) -> Sample:
     for attempt in range(MAX_ATTEMPTS):
         draws = draw_seed("evaluation", seed, problem.id, number)
         trajectory = await agent.run(problem, sample=number, seed=draws, key=f"evaluation-{seed}-{attempt}")
@@ -129,7 +127,8 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "avg@k": average.value,
         "avg@k_low": average.low,
         "avg@k_high": average.high,
-        "pass@k": sum(pass_at_k(len(group), sum(_score(s).correct for s in group), k) for group in graded) / len(graded),
+        "pass@k": sum(pass_at_k(len(group), sum(_score(s).correct for s in group), k) for group in graded)
+        / len(graded),
         "maj@k": sum(_majority(group) for group in graded) / len(graded),
         "tool_calls": len(results) / len(samples),
         "tool_status": dict(Counter(result.status.value for result in results)),

@@ -1,7 +1,7 @@
 """Rules that notice, from the metrics of each update, that a run is collapsing or that its tools fail.
 
-The first `window` updates are the reference; later windows are compared with it. Independent replications of the released
-code lost their tool calls between update 10 and 20 while the loss looked healthy: these rules look where it showed.
+The first `window` updates are the reference; later windows are compared with it. Independent replications of
+the released code lost their tool calls between update 10 and 20 while the loss looked healthy: these rules look there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Guards:
     _history: list[Mapping[str, float]] = field(default_factory=list)
 
     def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
-        """The alarms of this update: needs `tool_calls`, `reward`, `num_calls`, `failed_calls`, `infrastructure_failures`."""
+        """The alarms of this update, from reward, tool_calls, num_calls, failed_calls and infrastructure_failures."""
         self._history.append(metrics)
         window = self.config.window
         recent = self._history[-window:]
@@ -41,9 +41,7 @@ class Guards:
             alarms += self._collapse(self._history[:window], recent)
         return alarms
 
-    def _collapse(
-        self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]
-    ) -> list[Alarm]:
+    def _collapse(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
         alarms = []
         for key, name, floor in (
             ("tool_calls", "tool calls per trajectory", self.config.tool_call_floor),

@@ -81,8 +81,8 @@ class Learner:
         """
         if not credit.advantage_BT.isfinite().all():
             raise SignalError(
-                "every advantage must be finite, got NaN or infinity; look at the rewards and the teacher's log-probs in "
-                "trajectories.jsonl"
+                "every advantage must be finite, got NaN or infinity; look at the rewards and the teacher's log-probs "
+                "in trajectories.jsonl"
             )
         order = torch.randperm(batch.num_trajectories, generator=torch.Generator().manual_seed(seed))
         hands = [hand for hand in order.tensor_split(self.config.update.optimizer_steps) if len(hand)]

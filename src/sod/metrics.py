@@ -1,6 +1,6 @@
 """What an update looked like, in numbers: from trajectories (text side) and from tensors (signal side).
 
-Shapes: B trajectory, T token, K step. Names are what metrics.jsonl holds; docs/metrics.md says unit and meaning of each.
+Shapes: B trajectory, T token, K step. Names are those of metrics.jsonl; docs/metrics.md has unit and meaning of each.
 """
 
 from __future__ import annotations

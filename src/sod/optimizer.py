@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule and gradient clipping; its state in safetensors, so that a resumed run is the same run."""
+"""AdamW with warm-up, a schedule and gradient clipping; its state in safetensors, so that a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Optimizer:
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm):
             raise SignalError(
-                f"the gradient's norm must be finite, got {norm} at optimizer step {self.step_count + 1}; the weights were "
-                "not changed: look at the log-probs of the last update, or lower optimizer.lr"
+                f"the gradient's norm must be finite, got {norm} at optimizer step {self.step_count + 1}; the weights "
+                "were not changed: look at the log-probs of the last update, or lower optimizer.lr"
             )
         for group in self._adamw.param_groups:
             group["lr"] = self.lr

@@ -75,6 +75,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(float(value), 6) for value in values]
 
+
 def trajectory_of(record: Mapping[str, Any]) -> Trajectory:
     """The trajectory of a record; log-probs come back to 6 digits."""
     return Trajectory(
@@ -102,7 +103,5 @@ def _turn(record: Mapping[str, Any]) -> Turn:
         start=record["start"],
         end=record["end"],
         calls=tuple(ToolCall(**call) if "name" in call else MalformedCall(**call) for call in record["calls"]),
-        results=tuple(
-            ToolResult(**{**result, "status": ToolStatus(result["status"])}) for result in record["results"]
-        ),
+        results=tuple(ToolResult(**{**result, "status": ToolStatus(result["status"])}) for result in record["results"]),
     )

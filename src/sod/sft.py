@@ -64,8 +64,8 @@ def tokenize(
         records.append(record)
     if not records:
         raise DataError(
-            f"{config.traces}: at least one trace must fit, got {too_long} longer than max_tokens = {config.max_tokens} "
-            f"and {unreadable} that the template cannot write"
+            f"{config.traces}: at least one trace must fit, got {too_long} longer than max_tokens = {config.max_tokens}"
+            f" and {unreadable} that the template cannot write"
         )
     if too_long or unreadable:
         listener("left_out", {"too_long": too_long, "unreadable": unreadable, "kept": len(records)})

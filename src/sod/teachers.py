@@ -65,7 +65,7 @@ def check_signal(teacher_logprobs: Sequence[float], *, num_expected: int, vocabu
 
 
 def check_same_language(student: Tokenizer, teacher: Tokenizer) -> None:
-    """Teacher and student must share vocabulary, special tokens and chat template. Raises ModelError naming the first difference.
+    """Teacher and student must share vocabulary, special tokens and chat template: ModelError names the difference.
 
     A log-ratio compares the same token under two models; where ids or the dialogue's format differ it compares nothing.
     """
@@ -84,6 +84,6 @@ def check_same_language(student: Tokenizer, teacher: Tokenizer) -> None:
         )
     if student.chat_template != teacher.chat_template:
         raise ModelError(
-            "teacher and student must share one chat template, got two; a teacher that scores another dialogue format is "
-            "off on every control token: copy the student's chat_template.jinja to the teacher"
+            "teacher and student must share one chat template, got two; a teacher that scores another format "
+            "is off on every control token: copy the student's chat_template.jinja to the teacher"
         )

@@ -30,9 +30,9 @@ from sod.metrics import signal_metrics, trajectory_metrics
 from sod.models import Sampler
 from sod.models.hf import HFModel
 from sod.optimizer import Optimizer
+from sod.records import trajectory_record
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
-from sod.records import trajectory_record
 from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox
 from sod.sandbox.local import LocalSandbox
@@ -148,8 +148,8 @@ async def check_teacher(teacher: Teacher, agent: Agent, problems: Sequence[Probl
     gap = sum(gaps) / len(gaps)
     if gap > limit:
         raise SignalError(
-            f"the teacher's log-probs of its own samples must agree with how it sampled them within {limit:g} nats, got a "
-            f"mean gap of {gap:.3g}; check its precision and engine, or set guards.teacher_self_gap"
+            f"the teacher's log-probs of its own samples must agree with how it sampled them within {limit:g} nats, "
+            f"got a mean gap of {gap:.3g}; check its precision and engine, or set guards.teacher_self_gap"
         )
     return gap
 

@@ -12,9 +12,7 @@ from sod.algorithm.steps import spread, step_divergence
 from sod.algorithm.weights import step_weights
 
 
-def group_advantages(
-    reward_B: Tensor, group_B: Tensor, *, epsilon: float = 1e-6, divide_by_std: bool = True
-) -> Tensor:
+def group_advantages(reward_B: Tensor, group_B: Tensor, *, epsilon: float = 1e-6, divide_by_std: bool = True) -> Tensor:
     """A_i = (r_i - mean of the group) / (std of the group + epsilon) (eq 2).
 
     The standard deviation is the unbiased one; a group of one has mean 0 and standard deviation 1, as in the released

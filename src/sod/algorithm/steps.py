@@ -31,7 +31,7 @@ def number_steps(mask_BT: Tensor, *, trajectory_N: Tensor | None = None) -> Tens
     border[1:] = trajectory_N[1:] != trajectory_N[:-1]
     start |= sampled & border
     count = start.cumsum(0)
-    # Runs counted before each trajectory's first token, carried along it: counts only grow, so a running maximum does it.
+    # Runs before each trajectory's first token, carried along it: counts only grow, so a running maximum does it.
     before = torch.where(border, count - start.long(), 0).cummax(0).values
     return torch.where(sampled, count - before - 1, -1)
 

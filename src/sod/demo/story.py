@@ -1,4 +1,4 @@
-"""`sod demo`: evaluate the cold-started student, distil it with OPD and with SOD from the same start, evaluate, compare.
+"""`sod demo`: evaluate the cold-started student, distil it with OPD and with SOD, evaluate, compare.
 
 Everything goes through the commands' own functions and ordinary files; only the models and the problems are small.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -95,7 +95,9 @@ def _model(place: Place, size: str) -> Path:
         return remade
     with as_file(files("sod.demo") / "weights" / size) as packaged:
         if not (packaged / "config.json").exists():
-            raise ConfigError(f"the package must hold the demo's {size}, got none at {packaged}; run sod demo --from-scratch")
+            raise ConfigError(
+                f"the package must hold the demo's {size}, got none at {packaged}; run sod demo --from-scratch"
+            )
         return packaged
 
 
@@ -151,7 +153,9 @@ def _distil(place: Place, method: str, console: Console) -> Path:
 
         def listen(event: str, values: Mapping[str, Any]) -> None:
             if event == "update":
-                text = f"{method}  reward {values['reward']:.2f}  d {values['divergence']:.2f}  w {values['weight']:.2f}"
+                text = (
+                    f"{method}  reward {values['reward']:.2f}  d {values['divergence']:.2f}  w {values['weight']:.2f}"
+                )
                 bar.update(task, completed=values["update"], description=f"{text}  calls {values['tool_calls']:.1f}")
             elif event == "alarm":
                 console.print(f"   [bold red]ALARM[/] at update {values['update']}: {escape(str(values['message']))}")

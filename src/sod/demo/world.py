@@ -1,7 +1,7 @@
 """The embedded world: chains of arithmetic that take several dependent tool calls, and traces that solve them.
 
-A problem reads "A counter shows 47. First add 385. Then multiply by 6. What is the final number?"; a trace solves it one
-call a step, each call using the result before. Numbers are drawn, so no problem can be memorised; some calls in the
+A problem reads "A counter shows 47. First add 385. Then multiply by 6. What is the final number?"; a trace solves it
+one call a step, each call using the result before. Numbers are drawn, so no problem can be memorised; some calls in the
 traces fail (a function used before its import) and are repaired, so that a student learns what an error looks like.
 """
 
