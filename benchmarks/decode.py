@@ -2,9 +2,10 @@
 
     python benchmarks/decode.py [--rows 16 64 256] [--tokens 100] [--repeats 5]
 
-Both draw every token at temperature 1 and end at a length, from prompts of 40 tokens. Runs alternate in one process and
-the median counts, so that a noisy machine disturbs both alike. `generate` returns no log-probs here; ours does. The
-last column is the same number of tokens in four turns with a tool in between: rows leave, park and come back.
+Both draw every token at temperature 1 from prompts of 40 tokens. Runs alternate in one process and the median counts,
+so that a noisy machine disturbs both alike. Three loads: every row ends at the same length, which suits `generate`
+best; lengths spread evenly from a tenth of it to nearly twice, where `generate` runs until the longest; and, for ours
+alone, four turns with a tool in between, where rows leave, park and come back. `generate` returns no log-probs here.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ def tiny_qwen3() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config).eval()
 
 
-async def sample_all(model: HFModel, prompts: list[list[int]], *, num_tokens: int, num_turns: int = 1) -> None:
-    """Every prompt continued by `num_tokens` in `num_turns` turns, four tokens of observation and 5 ms between."""
+async def sample_all(model: HFModel, prompts: list[list[int]], *, budgets: list[int], num_turns: int = 1) -> None:
+    """Every prompt continued by its budget in `num_turns` turns, four tokens of observation and 5 ms between."""
 
     async def one(index: int) -> None:
         token_ids = prompts[index]
         for turn in range(num_turns):
             completion = await model.sample(
                 token_ids,
-                max_tokens=num_tokens // num_turns,
+                max_tokens=budgets[index] // num_turns,
                 stop_token_ids=(),
                 sampling=SamplingConfig(),
                 trajectory_id=str(index),
@@ -86,18 +87,23 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def measure(model: HFModel, *, num_rows: int, num_tokens: int, repeats: int) -> list[float]:
-    """Median tokens per CPU second of generate, of ours in one turn, of ours in several; runs alternate."""
+    """Median tokens per CPU second: even lengths by generate and ours, uneven lengths by both, turns by ours."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(1, VOCAB, (num_rows, NUM_PROMPT_TOKENS), generator=generator).tolist()
-    runs: list[Callable[[], None]] = [
-        lambda: generate_all(model, prompts, num_tokens=num_tokens),
-        lambda: asyncio.run(sample_all(model, prompts, num_tokens=num_tokens)),
-        lambda: asyncio.run(sample_all(model, prompts, num_tokens=num_tokens, num_turns=NUM_TURNS)),
+    even = [num_tokens] * num_rows
+    uneven = [num_tokens * (2 + 36 * index // (num_rows - 1)) // 20 for index in range(num_rows)]
+    runs: list[tuple[list[int], Callable[[], None]]] = [
+        (even, lambda: generate_all(model, prompts, num_tokens=num_tokens)),
+        (even, lambda: asyncio.run(sample_all(model, prompts, budgets=even))),
+        (uneven, lambda: generate_all(model, prompts, num_tokens=max(uneven))),
+        (uneven, lambda: asyncio.run(sample_all(model, prompts, budgets=uneven))),
+        (even, lambda: asyncio.run(sample_all(model, prompts, budgets=even, num_turns=NUM_TURNS))),
     ]
-    for run in runs:
+    for _, run in runs:
         run()
-    times = [[seconds(run) for run in runs] for _ in range(repeats)]
-    return [num_rows * num_tokens / statistics.median(column) for column in zip(*times, strict=True)]
+    times = [[seconds(run) for _, run in runs] for _ in range(repeats)]
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    return [sum(budgets) / median for (budgets, _), median in zip(runs, medians, strict=True)]
 
 
 def main() -> None:
@@ -114,10 +120,13 @@ def main() -> None:
     print(
         f"tokens per CPU second; {arguments.tokens} tokens a row, {arguments.repeats} runs, {arguments.threads} threads"
     )
-    print(f"{'rows':>6} {'generate':>10} {'ours':>10} {'ratio':>7} {f'{NUM_TURNS} turns':>10}")
+    print(f"{'':>6} {'even lengths':^29} {'uneven lengths':^29} {f'{NUM_TURNS} turns':>9}")
+    print(f"{'rows':>6} " + f"{'generate':>10} {'ours':>9} {'ratio':>8} " * 2 + f"{'ours':>9}")
     for num_rows in arguments.rows:
-        plain, ours, turns = measure(model, num_rows=num_rows, num_tokens=arguments.tokens, repeats=arguments.repeats)
-        print(f"{num_rows:>6} {plain:>10.0f} {ours:>10.0f} {ours / plain:>6.2f}x {turns:>10.0f}")
+        figures = measure(model, num_rows=num_rows, num_tokens=arguments.tokens, repeats=arguments.repeats)
+        pairs = [(figures[0], figures[1]), (figures[2], figures[3])]
+        columns = "".join(f"{plain:>10.0f} {ours:>9.0f} {ours / plain:>7.2f}x " for plain, ours in pairs)
+        print(f"{num_rows:>6} {columns}{figures[4]:>9.0f}")
 
 
 if __name__ == "__main__":

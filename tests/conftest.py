@@ -70,3 +70,20 @@ def stage(tokenizer: Any) -> Callable[..., Stage]:
     from stage import Stage
 
     return partial(Stage, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_module() -> Callable[[int], Any]:
+    """`tiny_module(seed)`: a random Qwen3 of the demo student's shape whose next-token choices are far from uniform."""
+    import torch
+    from sod.demo.pretrained import make_model
+
+    def make(seed: int = 0) -> Any:
+        module = make_model("student", seed=seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(4.0)
+        return module
+
+    return make

@@ -143,7 +143,7 @@ class _Episode:
 
     async def _call(self, calls: Sequence[ToolCall | MalformedCall]) -> tuple[ToolResult, ...]:
         """Run the calls of a turn at once."""
-        return tuple(await asyncio.gather(*(self._timed_call(call) for call in calls)))
+        return tuple(await run_all(self._timed_call(call) for call in calls))
 
     async def _timed_call(self, call: ToolCall | MalformedCall) -> ToolResult:
         start = time.perf_counter()

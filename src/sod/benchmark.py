@@ -11,6 +11,7 @@ from sod.agent import make_agent
 from sod.chat import load_tokenizer
 from sod.config import EvalConfig, dump
 from sod.data import load_problems
+from sod.errors import InfrastructureError
 from sod.evaluate import Evaluation, Sample, evaluate, summary
 from sod.models.hf import HFModel
 from sod.records import score_of, trajectory_of, trajectory_record
@@ -35,7 +36,10 @@ def run_benchmark(config: EvalConfig, *, listener: Listener = lambda _event, _va
             listener("finished", {"run": config.run})
             return read_json(run.path / RESULT)
         problems = load_problems(config.data)
+        if problems.skipped:
+            listener("skipped", problems.skipped)
         evaluation = asyncio.run(_evaluate(config, run, list(problems), listener))
+        _require_graded(evaluation)
         numbers = {**summary(evaluation), "sampling": config.sampling.model_dump()}
         run.write_json(RESULT, numbers)
         run.finish(f"{len(evaluation.samples)} samples")
@@ -48,13 +52,15 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
     counter = _Counter(run=run, listener=listener, total=total, done=len(done))
     async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
         agent = make_agent(
-            sampler=HFModel.load(config.model),
             tokenizer=load_tokenizer(config.model.path),
+            sampler=HFModel.load(config.model),
             sandbox=sandbox,
             limits=config.agent,
             tool=config.tool,
             sampling=config.sampling,
         )
+        for problem in problems:
+            agent.prompt(problem)  # a prompt that is too long is found now, not after hours
         return await evaluate(
             agent,
             problems,
@@ -63,6 +69,16 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
             seed=config.seed,
             done=done,
             on_sample=counter.take,
+        )
+
+
+def _require_graded(evaluation: Evaluation) -> None:
+    """A run in which the world failed every time is not finished: the same command tries again."""
+    if evaluation.num_failed == len(evaluation.samples):
+        detail = evaluation.samples[0].trajectory.detail
+        raise InfrastructureError(
+            f"some samples must be graded, got none of {len(evaluation.samples)}, the first because: {detail}; "
+            "`sod doctor` tests the sandbox; then run the same command again"
         )
 
 

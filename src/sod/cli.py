@@ -6,28 +6,42 @@ imported before a command needs it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+from typer.core import TyperGroup
 
 from sod import __version__
 from sod.errors import SodError
 
+
+class _Commands(TyperGroup):
+    """User mistakes and failures of the world end in one message and exit code 2 or 1, Ctrl-C in 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Here and not around `app()`, which would end at Ctrl-C without a word."""
+        with _one_message():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Step-wise on-policy distillation of small tool-using language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run's settings.")]
 Overrides = Annotated[
@@ -36,9 +50,11 @@ Overrides = Annotated[
 
 
 def main() -> None:
-    """Entry point: user mistakes and failures of the world end in one message and exit code 1 or 2, Ctrl-C in 130."""
-    with _one_message():
-        app()
+    """Entry point. What a terminal cannot write (half a surrogate pair in a problem's id) is shown as its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()
 
 
 @contextmanager
@@ -46,7 +62,7 @@ def _one_message() -> Iterator[None]:
     try:
         yield
     except SodError as error:
-        errors.print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(Text.assemble((f"{type(error).__name__}:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)
     except KeyboardInterrupt:
         errors.print("Interrupted. What was finished is on disk; the same command goes on from there.")
@@ -103,7 +119,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     from sod.train import train as run_training
 
     run_training(settings, listener=_print_event)
-    console.print(f"Run directory: {settings.run}   (sod report {settings.run})")
+    _say(f"Run directory: {settings.run}   (sod report {settings.run})")
 
 
 @app.command()
@@ -117,13 +133,13 @@ def sft(config: ConfigFile, overrides: Overrides = None) -> None:
     from sod.sft import sft as run_sft
 
     run_sft(settings, listener=_print_event)
-    console.print(f"Model: {final_model(settings.run)}")
+    _say(f"Model: {final_model(settings.run)}")
 
 
 @app.command("eval")
 def evaluate(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings; or give the options below.")
+        str | None, typer.Argument(metavar="[RUN.toml]", help="Settings; or give the options below.")
     ] = None,
     overrides: Overrides = None,
     model: Annotated[str, typer.Option(help="Directory or hub id of the model.")] = "",
@@ -135,14 +151,17 @@ def evaluate(
     from sod.config import EvalConfig, load
 
     given: dict[str, str | int] = {"model.path": model, "data.path": benchmark, "samples": k, "run": run}
-    flags = [f"{key}={_toml(value)}" for key, value in given.items() if value]
-    settings = load(EvalConfig, config, overrides=[*flags, *(overrides or ())])
+    # A flag as a TOML value, which JSON is too: what the shell gave is a string, whatever it looks like.
+    changes = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value]
+    if config is not None and "=" in config and not Path(config).exists():  # no RUN.toml: the first override
+        changes, config = [*changes, config], None
+    settings = load(EvalConfig, config, overrides=[*changes, *(overrides or ())])
     _quiet()
     from sod.benchmark import run_benchmark
 
     numbers = run_benchmark(settings, listener=_print_event)
     _print_evaluation(numbers)
-    console.print(f"Run directory: {settings.run}")
+    _say(f"Run directory: {settings.run}")
 
 
 @app.command()
@@ -155,7 +174,7 @@ def report(
     """Tables and figures of one or several runs."""
     from sod.report import write_report
 
-    console.print(f"Report: {write_report(runs, out)}")
+    _say(f"Report: {write_report(runs, out)}")
 
 
 @app.command()
@@ -166,30 +185,30 @@ def doctor(
     _quiet()
     from sod.doctor import examine
 
-    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "missing": "[red]missing[/]"}
+    styles = {"ok": "green", "warn": "yellow", "missing": "red"}
     findings = examine(model or None)
     for finding in findings:
         cure = f"  -> {finding.cure}" if finding.cure else ""
-        console.print(f"{marks[finding.state]:>7}  {escape(f'{finding.name}: {finding.found}{cure}')}", soft_wrap=True)
+        state = (f"{finding.state:>7}", styles[finding.state])
+        _say(Text.assemble(state, f"  {finding.name}: {finding.found}{cure}"))
     if any(finding.state == "missing" and finding.required for finding in findings):
         sys.exit(1)
 
 
-def _toml(value: str | int) -> str:
-    """A flag as a TOML value: what the shell gave is a string, whatever it looks like."""
-    return str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _say(line: str | Text) -> None:
+    """One line as it is: paths, ids and messages may hold what rich would take for markup."""
+    console.print(line, soft_wrap=True, markup=False)
 
 
 # ---- events as lines
 
 
 def _print_event(event: str, values: Mapping[str, Any]) -> None:
-    line = _LINES.get(event, _plain)(values)
-    console.print(line, soft_wrap=True)
+    _say(_LINES.get(event, _plain)(values))
 
 
 def _plain(values: Mapping[str, Any]) -> str:
-    return escape("  ".join(f"{key} {value}" for key, value in values.items()))
+    return "  ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _update_line(values: Mapping[str, Any]) -> str:
@@ -222,20 +241,29 @@ def _evaluation_line(values: Mapping[str, Any]) -> str:
         return "evaluation: no problem could be graded"
     return (
         f"evaluation after update {values['update']}: avg@{values['k']} {values['avg@k']:.1%} "
-        rf"\[{values['avg@k_low']:.1%}, {values['avg@k_high']:.1%}]  calls {values['tool_calls']:.2f}"
+        f"[{values['avg@k_low']:.1%}, {values['avg@k_high']:.1%}]  calls {values['tool_calls']:.2f}"
     )
 
 
-_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+def _alarm_line(values: Mapping[str, Any]) -> Text:
+    return Text.assemble(("ALARM", "bold red"), f" at update {values['update']}: {values['message']}")
+
+
+_LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
     "update": _update_line,
     "step": _step_line,
     "evaluation": _evaluation_line,
-    "alarm": lambda values: f"[bold red]ALARM[/] at update {values['update']}: {escape(str(values['message']))}",
-    "finished": lambda values: f"{escape(str(values['run']))} is finished already; give another `run` to start anew.",
+    "alarm": _alarm_line,
+    "finished": lambda values: f"{values['run']} is finished already; give another `run` to start anew.",
     "resumed": lambda values: f"Continuing after update {values['update']}.",
     "progress": lambda values: (
         f"{values['done']:>6} of {values['total']} samples, {values['correct']:.1%} of the new ones right"
     ),
+    "left_out": lambda values: (
+        f"Left out {values['too_long']} traces longer than max_tokens and {values['unreadable']} that the template "
+        f"cannot write; {values['kept']} are kept."
+    ),
+    "skipped": lambda values: "\n".join(f"Left out {count} problems: {reason}" for reason, count in values.items()),
 }
 
 
@@ -244,5 +272,5 @@ def _print_evaluation(numbers: Mapping[str, Any]) -> None:
 
     table = Table("measure", "value")
     for key, value in numbers.items():
-        table.add_row(escape(str(key)), escape(f"{value:.4f}" if isinstance(value, float) else str(value)))
+        table.add_row(Text(str(key)), Text(f"{value:.4f}" if isinstance(value, float) else str(value)))
     console.print(table)

@@ -467,9 +467,10 @@ def _sentences(kind: type[BaseModel], fault: Any) -> list[str]:
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
         return [f"{dotted}: {message}" if dotted else message]
-    if fault["type"] in ("missing", "too_short", "too_long"):  # the entries of a list
-        return [f'"{dotted}" must be one of as many entries as its default has, got {_shown(fault["input"])}']
-    must = _RULES.get(fault["type"], "{msg}").format(msg=fault["msg"], **fault.get("ctx", {}))
+    if fault["type"] == "missing":  # an entry of a list
+        return [f'"{".".join(keys[:-1])}" must be a list of more entries, got {_shown(fault["input"])}']
+    rule = _RULES.get(fault["type"], fault["msg"])
+    must = rule.format(key=dotted, **fault.get("ctx", {})).replace("'", '"')
     return [f'"{dotted}" must be {must}, got {_shown(fault["input"])}']
 
 
@@ -482,7 +483,8 @@ _RULES: Mapping[str, str] = {
     "string_type": "text (in TOML in quotes)",
     "string_too_short": "text that is not empty",
     "tuple_type": "a list",
-    "model_type": "a section of keys",
+    "too_long": "a list of {max_length} entries",
+    "model_type": "a section ([{key}] in TOML)",
     "literal_error": "{expected}",
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
@@ -513,16 +515,20 @@ def _required(kind: type[BaseModel], dotted: str) -> list[str]:
 
 
 def _unknown(kind: type[BaseModel], keys: Sequence[str]) -> str:
-    """Names the nearest key: of the same name elsewhere, of a like name in this section, or of a like name at all."""
+    """Names the nearest key: of a like name in this section, else of the same or a like name in any."""
     dotted, leaves = ".".join(keys), _leaves(kind)
     sections = {".".join(name.split(".")[:depth]) for name in leaves for depth in range(1, name.count(".") + 1)}
     known = [*sorted(sections), *leaves]
-    prefix = dotted[: len(dotted) - len(keys[-1])]
-    beside = [name for name in known if name.startswith(prefix) and "." not in name[len(prefix) :]]
-    same = [name for name in known if name.split(".")[-1] == keys[-1]]
-    near = difflib.get_close_matches(dotted, beside, n=1) or same or difflib.get_close_matches(dotted, known, n=1)
-    hint = f'the nearest is "{near[0]}"' if near else f"known here are {', '.join(beside)}"
+    beside = [name for name in known if name.split(".")[:-1] == keys[:-1]]
+    near = _of_like_name(keys[-1], beside) or _of_like_name(keys[-1], known)
+    hint = f'the nearest is "{near}"' if near else f"known here are {', '.join(beside)}"
     return f'unknown key "{dotted}"; {hint}'
+
+
+def _of_like_name(name: str, known: Sequence[str]) -> str:
+    """`lrr, [optimizer.lr, sampling.top_p] -> optimizer.lr`; "" when none is like it."""
+    by_last = {dotted.rpartition(".")[2]: dotted for dotted in reversed(known)}
+    return next((by_last[last] for last in difflib.get_close_matches(name, by_last, n=1)), "")
 
 
 def _leaves(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

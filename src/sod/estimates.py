@@ -37,7 +37,14 @@ class Comparison:
 
 
 def average_at_k(correct: Sequence[Sequence[bool]]) -> Estimate:
-    """avg@k: the mean of problem means. `[[1, 0], [1, 1]] -> 0.75`."""
+    """avg@k: the mean of problem means. `[[1, 0], [1, 1]] -> 0.75`.
+
+    Problems may have unequal numbers of samples (some are lost with their sandbox) and weigh the same. Raises
+    ValueError without problems, or for a problem without samples.
+    """
+    if not correct or not all(correct):
+        empty = sum(not samples for samples in correct)
+        raise ValueError(f"avg@k needs problems with a sample each, got {len(correct)} problems, {empty} without")
     means = [sum(samples) / len(samples) for samples in correct]
     return _interval(means)
 
@@ -58,8 +65,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
     """Chance that a majority vote is right, ties broken evenly. None (no answer) does not vote.
 
-    `maj_at_k(["3", "4", "4"], [False, True, True]) -> 1.0`; no answers at all give 0.
+    `maj_at_k(["3", "4", "4"], [False, True, True]) -> 1.0`; no answers at all give 0. Raises ValueError unless there is
+    one verdict per answer.
     """
+    if len(answers) != len(correct):
+        raise ValueError(f"maj@k needs one verdict per answer, got {len(answers)} answers and {len(correct)} verdicts")
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0
@@ -73,8 +83,11 @@ def compare(before: Sequence[float], after: Sequence[float], *, num_flips: int =
     """Paired test of two runs on the same problems, given each problem's mean under both.
 
     Under the null hypothesis each problem's difference is as likely to have the other sign; the p-value is the share of
-    `num_flips` random sign patterns whose mean is at least as far from 0 (the observed one counted in).
+    `num_flips` random sign patterns whose mean is at least as far from 0 (the observed one counted in). Raises
+    ValueError without problems, or unless both runs have the same number of them.
     """
+    if not before or len(before) != len(after):
+        raise ValueError(f"a paired test needs the same problems in both runs, got {len(before)} and {len(after)}")
     differences = [b - a for a, b in zip(before, after, strict=True)]
     count = len(differences)
     mean = sum(differences) / count

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sod.agent import Agent, draw_seed, run_all
 from sod.batch import Rollout
 from sod.config import UpdateConfig
+from sod.errors import InfrastructureError
 from sod.rewards import Reward, grade
 from sod.teachers import Teacher
 from sod.types import Problem, StopReason, Trajectory
@@ -65,9 +66,12 @@ class Collector:
             trajectory = await self.agent.run(problem, sample=sample, seed=seed, key=f"{update}/{group}")
         if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
             return trajectory
-        score, teacher_logprobs = await asyncio.gather(
-            grade(self.rewards, problem, trajectory), self._teacher_logprobs(trajectory)
-        )
+        try:
+            score, teacher_logprobs = await asyncio.gather(
+                grade(self.rewards, problem, trajectory), self._teacher_logprobs(trajectory)
+            )
+        except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
+            return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
         return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
 
     async def _teacher_logprobs(self, trajectory: Trajectory) -> tuple[float, ...] | None:

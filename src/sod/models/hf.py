@@ -105,14 +105,8 @@ class HFModel:
         Log-probs are those of the tempered distribution before top-p / top-k cuts (temperature 0: of temperature 1).
         Raises EngineError when the engine fails, ModelError for tokens the model cannot take.
         """
-        assert max_tokens > 0, f"max_tokens must be at least 1, got {max_tokens}"
         ids = tuple(token_ids)
-        self._check_tokens(ids)
-        if len(ids) >= self._network.max_length:
-            raise ModelError(
-                f"a sequence to continue must be shorter than the model's {self._network.max_length} positions, got "
-                f"{len(ids)} tokens; lower agent.max_prompt_tokens or agent.max_response_tokens"
-            )
+        self._check_room(ids, max_tokens=max_tokens)
         turn = Turn(
             token_ids=ids,
             end=min(len(ids) + max_tokens, self._network.max_length),
@@ -186,6 +180,15 @@ class HFModel:
     def save(self, directory: str | Path) -> None:
         """Write weights (safetensors) and config, replacing the directory whole, or not at all. Raises StorageError."""
         save_module(self.module, directory)
+
+    def _check_room(self, token_ids: tuple[int, ...], *, max_tokens: int) -> None:
+        assert max_tokens > 0, f"max_tokens must be at least 1, got {max_tokens}"
+        self._check_tokens(token_ids)
+        if len(token_ids) >= self._network.max_length:
+            raise ModelError(
+                f"a sequence to continue must be shorter than the model's {self._network.max_length} positions, got "
+                f"{len(token_ids)} tokens; lower agent.max_prompt_tokens or agent.max_response_tokens"
+            )
 
     def _check_tokens(self, token_ids: tuple[int, ...]) -> None:
         """On a GPU a token outside the vocabulary would end the process."""

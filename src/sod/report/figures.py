@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sod.errors import ConfigError, StorageError
 from sod.report.read import Run
-from sod.report.steps import OUTCOMES, Outcome, StepMeans
+from sod.report.steps import OUTCOMES, Outcome, StepMeans, StepPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,34 +110,27 @@ def _draw_outcome(means: StepMeans, outcome: Outcome, upper: Axes, lower: Axes) 
     if not points:
         return
     colour, marker, dash = _LOOKS[outcome]
-    look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 6}
+    look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 6, "clip_on": False}
     steps = [point.step for point in points]
     num = points[0].num_trajectories
     upper.plot(steps, [point.mean for point in points], label=f"{_NAMES[outcome]}: {num}", **look)
     few = [point for point in points if point.num_trajectories < FEW]
-    upper.plot(
-        [point.step for point in few],
-        [point.mean for point in few],
-        **{**look, "linestyle": "none", "markerfacecolor": "white", "zorder": 3},
-    )
-    banded = [(point.step, point.low, point.high) for point in points if point.low is not None]
-    upper.errorbar(
-        [step for step, _, _ in banded],
-        [(low + high) / 2 for _, low, high in banded if low is not None and high is not None],
-        yerr=[(high - low) / 2 for _, low, high in banded if low is not None and high is not None],
-        fmt="none",
-        ecolor=colour,
-        alpha=0.6,
-        capsize=3,
-    )
-    _fill(upper, banded, colour)
+    if few:  # an empty line upsets the layout
+        hollow = {**look, "linestyle": "none", "markerfacecolor": "white", "zorder": 3}
+        upper.plot([point.step for point in few], [point.mean for point in few], **hollow)
+    _draw_band(points, upper, colour)
     lower.plot(steps, [point.num_trajectories for point in points], **look)
 
 
-def _fill(axes: Axes, banded: Sequence[tuple[int, float | None, float | None]], colour: str) -> None:
-    lows = [low for _, low, _ in banded if low is not None]
-    highs = [high for _, _, high in banded if high is not None]
-    axes.fill_between([step for step, _, _ in banded], lows, highs, color=colour, alpha=0.15, linewidth=0)
+def _draw_band(points: Sequence[StepPoint], axes: Axes, colour: str) -> None:
+    """A filled band, and a line at each step so that a single step shows too."""
+    banded = [
+        (point.step, point.low, point.high) for point in points if point.low is not None and point.high is not None
+    ]
+    if banded:
+        steps, lows, highs = zip(*banded, strict=True)
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.vlines(steps, lows, highs, color=colour, alpha=0.5, linewidth=1)
 
 
 # ---- over updates
@@ -155,7 +148,7 @@ def draw_updates(runs: Sequence[Run], path: Path) -> None:
                 (entropy, "entropy", 1.0),
             ):
                 _draw_series(axes, run, name, factor=factor, index=index, smooth=smooth)
-            _draw_evaluations(accuracy, run, index=index)
+            _draw_evaluations(accuracy, run, index=index, shift=_shift(runs, index))
         accuracy.set_ylabel("accuracy (%)")
         calls.set_ylabel("tool calls\nper trajectory")
         entropy.set_ylabel("entropy\n(nats per token)")
@@ -183,7 +176,9 @@ def _draw_series(axes: Axes, run: Run, name: str, *, factor: float, index: int, 
         values = _moving_mean(values)
     # An underscore in front would hide a label from the legend.
     label = run.label if not run.label.startswith("_") else f" {run.label}"
-    axes.plot(updates, values, linewidth=1.8, marker="" if smooth else marker, label=label, **_look(index))
+    axes.plot(
+        updates, values, linewidth=1.8, marker="" if smooth else marker, label=label, clip_on=False, **_look(index)
+    )
 
 
 def _moving_mean(values: Sequence[float]) -> list[float]:
@@ -192,7 +187,13 @@ def _moving_mean(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _draw_evaluations(axes: Axes, run: Run, *, index: int) -> None:
+def _shift(runs: Sequence[Run], index: int) -> float:
+    """Updates by which a run's points are set aside, so that those of several runs do not cover each other."""
+    longest = max((point.update for run in runs for point in run.evaluations), default=0)
+    return (index - (len(runs) - 1) / 2) * 0.012 * longest
+
+
+def _draw_evaluations(axes: Axes, run: Run, *, index: int, shift: float) -> None:
     points = [point for point in run.evaluations if {"avg@k", "avg@k_low", "avg@k_high"} <= point.numbers.keys()]
     if not points or run.result:
         return
@@ -200,7 +201,7 @@ def _draw_evaluations(axes: Axes, run: Run, *, index: int) -> None:
     lows = [max(0.0, value - 100 * point.numbers["avg@k_low"]) for value, point in zip(values, points, strict=True)]
     highs = [max(0.0, 100 * point.numbers["avg@k_high"] - value) for value, point in zip(values, points, strict=True)]
     axes.errorbar(
-        [point.update for point in points],
+        [point.update + shift for point in points],
         values,
         yerr=[lows, highs],
         fmt=MARKERS[index % len(MARKERS)],
@@ -208,6 +209,7 @@ def _draw_evaluations(axes: Axes, run: Run, *, index: int) -> None:
         markersize=7,
         markeredgecolor="black",
         capsize=4,
+        clip_on=False,
     )
 
 

@@ -160,19 +160,20 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read_timing(run: Run) -> None:
-    """Phases add up. `elapsed_s` of a cold start is a clock that starts again with each session."""
-    totals: Counter[str] = Counter()
+    """Phases add up. `elapsed_s` of a cold start is a clock: its last reading is the total."""
+    totals: dict[str, float] = {}
+    total_s = elapsed_s = 0.0
     for record in read_lines(run.path / "timing.jsonl"):
         if record is None:
             run.skipped["timing.jsonl"] += 1
             continue
         seconds = {key: value for key, value in _numbers(record).items() if key.endswith("_s") and value >= 0}
-        elapsed_s = seconds.pop("elapsed_s", 0.0)
-        total_s = seconds.pop("total_s", 0.0)
-        totals.update(seconds)  # type: ignore[arg-type]  # typeshed knows whole counts only
-        totals["total_s"] += max(total_s, sum(seconds.values()))  # type: ignore[assignment]
-        totals["total_s"] = max(totals["total_s"], elapsed_s)  # type: ignore[assignment]
-    run.seconds = dict(totals)
+        elapsed_s = max(elapsed_s, seconds.pop("elapsed_s", 0.0))
+        whole_s = seconds.pop("total_s", 0.0)
+        total_s += max(whole_s, sum(seconds.values()))
+        for name, value in seconds.items():
+            totals[name] = totals.get(name, 0.0) + value
+    run.seconds = {**totals, "total_s": max(total_s, elapsed_s)}
 
 
 def _read_trajectories(run: Run) -> None:

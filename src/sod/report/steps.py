@@ -12,6 +12,8 @@ from sod.report.trajectory import has_failed_call
 
 Outcome: TypeAlias = Literal["correct", "wrong", "failed call"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+MIN_PROBLEMS = 5
+"""An interval over fewer would be guesswork."""
 MAX_STEPS = 64
 """Steps beyond are not drawn: a picture of more could not be read."""
 
@@ -20,7 +22,7 @@ MAX_STEPS = 64
 class StepPoint:
     """Mean of one step (counted from 1) over the trajectories that have it. `low` and `high` are its 95 % interval.
 
-    They are None when all trajectories are of one problem: siblings say nothing about other problems.
+    They are None below MIN_PROBLEMS problems: siblings say little about other problems.
     """
 
     step: int
@@ -80,7 +82,7 @@ def _point(step: int, cells: Sequence[_Cell]) -> StepPoint:
     mean = sum(cell.total for cell in cells) / num
     num_problems = len(cells)
     half: float | None = None
-    if num_problems > 1:
+    if num_problems >= MIN_PROBLEMS:
         squares = sum((cell.total - mean * cell.num) ** 2 for cell in cells)
         half = NORMAL_95 * math.sqrt(squares * num_problems / (num_problems - 1)) / num
     return StepPoint(

@@ -147,7 +147,7 @@ def _bar(value: float | None, most: float) -> str:
 
 
 def _turn_lines(turn: Mapping[str, Any]) -> Iterator[str]:
-    """Text, calls and results of one step. A single call that could be read is shown apart, decoded; others as written."""
+    """Text, calls and results of one step. A single readable call is shown apart, decoded; others as written."""
     text = str(turn.get("text", ""))
     calls = [mapping(call) for call in items(turn.get("calls"))]
     before, mark, rest = text.partition("<tool_call>")

@@ -1,4 +1,4 @@
-"""What a run directory holds is partly a model's words and may be damaged: read it without trust, show it harmlessly."""
+"""A run directory is partly a model's words and may be damaged: read it without trust, show it harmlessly."""
 
 from __future__ import annotations
 

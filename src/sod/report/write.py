@@ -88,6 +88,8 @@ def _progress(runs: Sequence[Run], folder: Path) -> Iterator[str]:
         draw_updates(trained, folder / "updates.png")
         yield "## Over updates"
         yield "![Accuracy, tool calls per trajectory and entropy over updates](updates.png)"
+        if len(trained) > 1 and any(run.evaluations for run in trained):
+            yield "Evaluations of several runs are drawn side by side; each belongs to the update nearest to it."
     if cold:
         draw_loss(cold, folder / "loss.png")
         yield "## Loss"

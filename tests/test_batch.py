@@ -1,0 +1,88 @@
+"""Lists become tensors at the right places, and micro-batches cover them once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sod.batch import Rollout, collate, microbatches
+from sod.errors import SignalError
+from sod.types import Score, StopReason, Trajectory
+
+
+def rollout(
+    steps: list[int], *, teacher: list[float] | None = None, reward: float = 1.0, group: int = 0
+) -> Rollout:
+    """A trajectory whose token i is 10 + i and whose sampled tokens have log-prob -i."""
+    trajectory = Trajectory(
+        problem_id=f"p{group}",
+        sample=0,
+        token_ids=tuple(range(10, 10 + len(steps))),
+        num_prompt_tokens=1,
+        step=tuple(steps),
+        rollout_logprobs=tuple(-float(place) if step >= 0 else 0.0 for place, step in enumerate(steps)),
+        turns=(),
+        stop_reason=StopReason.ANSWERED,
+    )
+    score = Score(value=reward, correct=reward > 0, reason="")
+    scored = None if teacher is None else tuple(teacher)
+    return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=scored)
+
+
+LONG = rollout([-1, 0, 0, -1, 1], teacher=[-0.1, -0.2, -0.3], reward=0.5, group=3)
+SHORT = rollout([-1, -1, 0], teacher=[-0.4], group=1)
+
+
+def test_everything_stands_at_its_token() -> None:
+    batch = collate([LONG, SHORT], need_teacher=True)
+    assert batch.token_BT.tolist() == [[10, 11, 12, 13, 14], [10, 11, 12, 0, 0]]
+    assert batch.step_BT.tolist() == [[-1, 0, 0, -1, 1], [-1, -1, 0, -1, -1]]
+    assert batch.rollout_logprobs_BT.tolist() == [[0, -1, -2, 0, -4], [0, 0, -2, 0, 0]]
+    assert batch.mask_BT.tolist() == [[False, True, True, False, True], [False, False, True, False, False]]
+    nan = math.nan
+    expected = torch.tensor([[nan, -0.1, -0.2, nan, -0.3], [nan, nan, -0.4, nan, nan]])
+    assert torch.allclose(batch.teacher_logprobs_BT, expected, equal_nan=True)
+    assert batch.reward_B.tolist() == [0.5, 1.0]
+    assert batch.group_B.tolist() == [3, 1]
+    assert batch.length_B.tolist() == [5, 3]
+    assert batch.num_trajectories == 2
+
+
+def test_rows_are_cut_to_the_longest_of_them() -> None:
+    batch = collate([LONG, SHORT, LONG])
+    short = batch.rows(torch.tensor([1]))
+    assert short.token_BT.tolist() == [[10, 11, 12]]
+    assert short.group_B.tolist() == [1]
+    assert batch.rows(torch.tensor([2, 1])).step_BT.tolist() == [batch.step_BT[2].tolist(), batch.step_BT[1].tolist()]
+
+
+def test_a_trajectory_without_the_teacher_is_named() -> None:
+    bare = rollout([-1, 0], group=7)
+    with pytest.raises(SignalError, match="got 1 of 2 without .the first of problem p7"):
+        collate([LONG, bare], need_teacher=True)
+    assert collate([LONG, bare]).teacher_logprobs_BT[1].isnan().all()
+
+
+def test_teacher_log_probs_of_the_wrong_number_are_a_mistake_of_ours() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        collate([rollout([-1, 0, 0], teacher=[-0.1])])
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 120))
+def test_micro_batches_cover_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    parts = [part.tolist() for part in microbatches(torch.tensor(lengths), max_tokens=budget)]
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    for part in parts:
+        longest = max(lengths[row] for row in part)
+        assert len(part) * longest <= budget or len(part) == 1
+    ordered = [lengths[row] for part in parts for row in part]
+    assert ordered == sorted(ordered), "rows of like length must stand together"
+
+
+def test_micro_batches_by_hand() -> None:
+    parts = microbatches(torch.tensor([5, 2, 4]), max_tokens=8)
+    assert [part.tolist() for part in parts] == [[1, 2], [0]]

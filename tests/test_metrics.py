@@ -1,0 +1,125 @@
+"""The numbers of an update, against numbers counted by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from stage import ANSWER, STOP, WRONG, Stage, asking
+
+from sod.algorithm import step_divergence, step_weights
+from sod.batch import collate
+from sod.metrics import signal_metrics, trajectory_metrics
+from sod.models.scripted import ScriptedScorer
+from sod.rollouts import Harvest
+from sod.sandbox import ExecutionResult
+
+ERROR = ExecutionResult(status="error", stdout="", stderr="NameError: x", exit_code=1)
+
+
+@pytest.fixture
+def harvest(stage: Callable[..., Stage]) -> Harvest:
+    """Four siblings: right after one call, wrong after an error, a malformed call then no answer, an empty result."""
+    turns = {
+        "1/0/p/0": [asking("6*7"), ANSWER],
+        "1/0/p/1": [asking("x"), WRONG],
+        "1/0/p/2": [f"<tool_call>no</tool_call>{STOP}", f"Well.{STOP}"],
+        "1/0/p/3": [asking("y = 1"), asking("6*7"), ANSWER],
+    }
+    results = {"6*7": "42", "x": ERROR, "y = 1": ""}
+    scene = stage(turns, lambda code: results[code], logprobs=-1.0, limits={"max_turns": 2})
+    scorer = ScriptedScorer(lambda _, places: [-1.0 - 0.01 * (place % 7) for place in places])
+    return asyncio.run(scene.collector(scorer, samples=4).collect(1))
+
+
+def test_what_the_trajectories_did(harvest: Harvest) -> None:
+    rollouts = harvest.rollouts
+    metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
+    lengths = [len(rollout.trajectory.sampled_positions) for rollout in rollouts]
+    expected = {
+        "num_trajectories": 4,
+        "reward": 0.25,
+        "accuracy": 0.25,
+        "answered": 0.75,
+        "out_of_turns": 0.25,
+        "out_of_tokens": 0.0,
+        "malformed_call_limit": 0.0,
+        "turns": 2.0,
+        "num_calls": 4,  # the last turn's call of sample 3 was not run
+        "tool_calls": 1.0,
+        "failed_calls": 2,
+        "malformed_share": 0.25,
+        "error_share": 0.25,
+        "timeout_share": 0.0,
+        "empty_share": 0.25,
+        "sampled_tokens": sum(lengths) / 4,
+    }
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
+    assert metrics["response_tokens"] > metrics["sampled_tokens"]
+
+
+def test_no_calls_at_all_is_no_division_by_zero(stage: Callable[..., Stage]) -> None:
+    (rollout,) = asyncio.run(stage([ANSWER]).collector(samples=1).collect(1)).rollouts
+    metrics = trajectory_metrics([rollout.trajectory], [rollout.score])
+    assert (metrics["tool_calls"], metrics["malformed_share"], metrics["reward"]) == (0.0, 0.0, 1.0)
+
+
+def test_what_the_teacher_said(harvest: Harvest, stage: Callable[..., Stage]) -> None:
+    batch = collate(harvest.rollouts, need_teacher=True)
+    student = batch.rollout_logprobs_BT
+    divergence = step_divergence(student, batch.teacher_logprobs_BT, batch.step_BT)
+    weight = step_weights(divergence)
+    controls = stage([]).agent.chat.control_token_ids
+    correct = torch.tensor([rollout.score.correct for rollout in harvest.rollouts])
+    metrics = signal_metrics(
+        batch,
+        student_logprobs_BT=student,
+        divergence_BK=divergence,
+        weight_BK=weight,
+        correct_B=correct,
+        control_token_ids=controls,
+    )
+    by_step: dict[tuple[int, int], list[float]] = {}
+    ratios, control_ratios, terms = [], [], []
+    for row, rollout in enumerate(harvest.rollouts):
+        trajectory = rollout.trajectory
+        for place in trajectory.sampled_positions:
+            ratio = -0.01 * (place % 7)
+            by_step.setdefault((row, trajectory.step[place]), []).append(abs(ratio))
+            ratios.append(ratio)
+            terms.append(abs(ratio) * weight[row, trajectory.step[place]].item())
+            if trajectory.token_ids[place] in controls:
+                control_ratios.append(ratio)
+    means = {key: sum(values) / len(values) for key, values in by_step.items()}
+    assert metrics["divergence"] == pytest.approx(sum(means.values()) / len(means), rel=1e-4)
+    right = [value for (row, _), value in means.items() if correct[row]]
+    wrong = [value for (row, _), value in means.items() if not correct[row]]
+    assert metrics["divergence_correct"] == pytest.approx(sum(right) / len(right), rel=1e-4)
+    assert metrics["divergence_wrong"] == pytest.approx(sum(wrong) / len(wrong), rel=1e-4)
+    assert metrics["divergence_step_2"] == pytest.approx(sum(means[row, 1] for row in range(4)) / 4, rel=1e-4)
+    assert metrics["log_ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
+    assert metrics["log_ratio_min"] == pytest.approx(-0.06, rel=1e-4)
+    assert metrics["log_ratio_control"] == pytest.approx(sum(control_ratios) / len(control_ratios), rel=1e-4)
+    assert metrics["teacher_term"] == pytest.approx(sum(terms) / len(terms), rel=1e-4)
+    assert metrics["weight_step_1"] == 1.0
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_nothing_to_average_is_zero_and_not_nan(harvest: Harvest) -> None:
+    """All trajectories right, and no control token anywhere."""
+    batch = collate(harvest.rollouts[:1], need_teacher=True)
+    batch = dataclasses.replace(batch, token_BT=torch.full_like(batch.token_BT, 300))
+    divergence = step_divergence(batch.rollout_logprobs_BT, batch.teacher_logprobs_BT, batch.step_BT)
+    metrics = signal_metrics(
+        batch,
+        student_logprobs_BT=batch.rollout_logprobs_BT,
+        divergence_BK=divergence,
+        weight_BK=step_weights(divergence),
+        correct_B=torch.tensor([True]),
+        control_token_ids=[1, 2],
+    )
+    assert (metrics["divergence_wrong"], metrics["log_ratio_control"], metrics["log_ratio_control_min"]) == (0, 0, 0)
