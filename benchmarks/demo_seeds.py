@@ -3,7 +3,7 @@
     python benchmarks/demo_seeds.py [--seeds 0 1 2] [--out runs/demo-seeds]
 
 Runs `sod demo` once per seed (finished parts are reused), averages each test problem over the seeds, and compares
-problem by problem: bootstrap-free, by sign flips. Prints one table.
+problem by problem, by sign flips. Prints one table.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from sod.benchmark import problem_means
-from sod.demo.story import METHODS, evaluation_run, tell
+from sod.demo.story import METHODS, Place, Scale, tell
 from sod.estimates import compare
 
 
 def pooled(out: Path, name: str, seeds: list[int]) -> dict[str, float]:
     """Each problem's share of right samples, averaged over the seeds."""
-    runs = [problem_means(evaluation_run(out, seed=seed, name=name)) for seed in seeds]
+    places = [Place(directory=out, seed=seed, scale=Scale()) for seed in seeds]
+    runs = [problem_means(place.evaluation(name)) for place in places]
     return {problem: sum(run[problem] for run in runs) / len(runs) for problem in runs[0]}
 
 

@@ -87,3 +87,12 @@ def tiny_module() -> Callable[[int], Any]:
         return module
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, tiny_module: Callable[[int], Any]) -> Path:
+    """A tiny random model with its tokenizer, as `save_pretrained` writes them. Copy it to change it."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_module(0).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

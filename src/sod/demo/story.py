@@ -24,24 +24,32 @@ from sod.demo import world
 from sod.demo.coldstart import cold_start
 from sod.errors import ConfigError
 from sod.estimates import Comparison, compare
-from sod.report import write_report
-from sod.report.trajectory import show_trajectory, telling_trajectory
+from sod.report import show_trajectory, telling_trajectory, write_report
 from sod.runs import read_trajectories
 from sod.train import train
 
 METHODS = ("opd", "sod")
-NUM_TRAIN, NUM_TEST = 4000, 128
-TEST_SAMPLES = 4
+NUM_TRAIN = 4000
 TRAIN_SEED, TEST_SEED = 1, 2
 SETTINGS = files("sod.demo") / "demo.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How much the demo does. `overrides` are settings of its training runs."""
+
+    num_test: int = 128
+    test_samples: int = 4
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where the demo keeps what it makes, and whose draws it uses."""
+    """Where the demo keeps what it makes, whose draws it uses, and how much it does."""
 
     directory: Path
     seed: int
+    scale: Scale
 
     @property
     def models(self) -> Path:
@@ -49,14 +57,25 @@ class Place:
         return self.directory / "models"
 
     def run(self, name: str) -> Path:
-        """One run of the demo: "start", "opd", "sod", "opd-eval", ..."""
+        """One training run of the demo: "opd" or "sod"."""
         return self.directory / f"seed-{self.seed}" / name
 
+    def evaluation(self, name: str) -> Path:
+        """One evaluation: "start", or the name of a training run."""
+        return self.directory / f"seed-{self.seed}" / f"{name}-evaluation"
 
-def tell(directory: Path, *, seed: int, from_scratch: bool, console: Console) -> None:
+
+def tell(
+    directory: Path,
+    *,
+    seed: int,
+    from_scratch: bool,
+    console: Console,
+    scale: Scale = Scale(),
+) -> None:
     """Do it all and print what came out. A second call reuses what is finished."""
     start = time.perf_counter()
-    place = Place(directory=directory, seed=seed)
+    place = Place(directory=directory, seed=seed, scale=scale)
     _write_problems(place)
     if from_scratch:
         cold_start(place.models, console=console)
@@ -65,16 +84,15 @@ def tell(directory: Path, *, seed: int, from_scratch: bool, console: Console) ->
     for number, method in enumerate(METHODS, start=2):
         console.print(f"[bold]{number}. Distil with {method.upper()}[/] from the same start and seed")
         model = _distil(place, method, console)
-        results[method] = _evaluate(place, f"{method}-eval", model, console)
-    means = {name: problem_means(place.run(name if name == "start" else f"{name}-eval")) for name in results}
-    console.print(_table(results, means))
+        results[method] = _evaluate(place, method, model, console)
+    console.print(_table(results, {name: problem_means(place.evaluation(name)) for name in results}, scale))
     _show(place, console)
     console.print(f"Done in {time.perf_counter() - start:.0f} s.")
 
 
 def _write_problems(place: Place) -> None:
     """Training and test problems as ordinary files of rows."""
-    for name, count, seed in (("train", NUM_TRAIN, TRAIN_SEED), ("test", NUM_TEST, TEST_SEED)):
+    for name, count, seed in (("train", NUM_TRAIN, TRAIN_SEED), ("test", place.scale.num_test, TEST_SEED)):
         path = _data(place, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = (
@@ -104,17 +122,17 @@ def _model(place: Place, size: str) -> Path:
 def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping[str, Any]:
     config = EvalConfig.model_validate(
         {
-            "run": str(place.run(name)),
+            "run": str(place.evaluation(name)),
             "seed": place.seed,
             "model": {"path": str(model)},
             "data": {"path": str(_data(place, "test"))},
-            "samples": TEST_SAMPLES,
+            "samples": place.scale.test_samples,
             "sampling": {"temperature": 1.0},
             **_shared_limits(place),
         }
     )
     with _bar(console) as bar:
-        task = bar.add_task("evaluate", total=NUM_TEST * TEST_SAMPLES)
+        task = bar.add_task("evaluate", total=place.scale.num_test * place.scale.test_samples)
 
         def listen(event: str, values: Mapping[str, Any]) -> None:
             if event == "progress":
@@ -142,7 +160,9 @@ def _train_config(place: Place, method: str) -> TrainConfig:
     }
     overrides = [f"{key}={json.dumps(str(value))}" for key, value in given.items()]
     with as_file(SETTINGS) as path:
-        return load(TrainConfig, path, overrides=[*overrides, f"method={method}", f"seed={place.seed}"])
+        return load(
+            TrainConfig, path, overrides=[*overrides, f"method={method}", f"seed={place.seed}", *place.scale.overrides]
+        )
 
 
 def _distil(place: Place, method: str, console: Console) -> Path:
@@ -176,8 +196,8 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=not console.is_terminal)
 
 
-def _table(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(title=f"{NUM_TEST} test problems x {TEST_SAMPLES} samples, temperature 1")
+def _table(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]], scale: Scale) -> Table:
+    table = Table(title=f"{scale.num_test} test problems x {scale.test_samples} samples, temperature 1")
     for column in ("student", "avg@k  [95 % interval]", "pass@k", "maj@k", "tool calls", "against the start", "p"):
         table.add_column(column, justify="left" if column == "student" else "right")
     for name, numbers in results.items():

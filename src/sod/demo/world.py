@@ -1,8 +1,8 @@
 """The embedded world: chains of arithmetic that take several dependent tool calls, and traces that solve them.
 
-A problem reads "A counter shows 47. First add 385. Then multiply by 6. What is the final number?"; a trace solves it
-one call a step, each call using the result before. Numbers are drawn, so no problem can be memorised; some calls in the
-traces fail (a function used before its import) and are repaired, so that a student learns what an error looks like.
+A problem reads "A counter shows 47. Step 1: add 385. Step 2: multiply by 6. What is the final number?"; a trace solves
+it one call a step, each call using the result before. Numbers are drawn, so no problem can be memorised; some calls in
+the traces fail (a function used before its import) and are repaired, so that a student learns what an error looks like.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 OPENINGS = ("Start with {n}.", "A counter shows {n}.", "Take the number {n}.", "There are {n} coins in a box.")
-JOINS = (("First", "Then", "Then", "Then", "Then"), ("To begin,", "Next,", "After that,", "Next,", "After that,"))
+NUMBERINGS = ("Step {k}:", "{k})")
 QUESTIONS = ("What is the final number?", "What do you get?", "How much is it in the end?")
 SMALLEST, LARGEST = 10, 99_999
 
@@ -112,10 +112,10 @@ def draw_chain(rng: random.Random, *, min_steps: int = 2, max_steps: int = 5) ->
         result = operation.apply(value, n)
         if SMALLEST <= result <= LARGEST and result != value:
             steps.append(Step(operation=operation, n=n, value=value, result=result))
-    joins = rng.choice(JOINS)
+    numbering = rng.choice(NUMBERINGS)
     sentences = [rng.choice(OPENINGS).format(n=start)]
-    for join, step in zip(joins, steps, strict=False):
-        sentences.append(f"{join} {rng.choice(step.operation.wordings).format(n=step.n)}.")
+    for k, step in enumerate(steps, start=1):
+        sentences.append(f"{numbering.format(k=k)} {rng.choice(step.operation.wordings).format(n=step.n)}.")
     sentences.append(rng.choice(QUESTIONS))
     return Chain(text=" ".join(sentences), steps=tuple(steps))
 

@@ -1,0 +1,206 @@
+"""Numbers of an evaluation against hand-computed ones, and failures of the world that are never wrong answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from stage import STOP, Stage, asking
+
+from sod.errors import DataError, InfrastructureError
+from sod.evaluate import MAX_ATTEMPTS, Evaluation, Sample, evaluate, summary
+from sod.rewards.math import MathReward
+from sod.sandbox import ExecutionResult
+from sod.types import Problem, Score, Trajectory
+
+REWARDS = {"math": MathReward()}
+BROKEN = ExecutionResult(status="sandbox_error", stdout="", stderr="", detail="no fork")
+
+
+def problem(name: str, answer: str, **fields: Any) -> Problem:
+    return Problem(id=name, messages=({"role": "user", "content": f"Problem {name}."},), answer=answer, **fields)
+
+
+def says(answer: str) -> str:
+    return f"It is \\boxed{{{answer}}}.{STOP}" if answer else f"I do not know.{STOP}"
+
+
+def script(answers: Mapping[str, Sequence[str]], *, attempt: int = 0) -> dict[str, list[str]]:
+    """Turns by trajectory id: problem -> the answers of its samples."""
+    return {
+        f"evaluation-0-{attempt}/{name}/{number}": [says(answer)]
+        for name, given in answers.items()
+        for number, answer in enumerate(given)
+    }
+
+
+def run(stage: Stage, problems: Sequence[Problem], *, samples: int, **settings: Any) -> Evaluation:
+    return asyncio.run(evaluate(stage.agent, problems, samples=samples, **{"rewards": REWARDS, **settings}))
+
+
+ANSWERS = {
+    "a": ["42", "42", "41", ""],  # mean 1/2; 42 wins the vote
+    "b": ["7", "8", "8", "9"],  # mean 1/4; 8 wins
+    "c": ["5", "6", "6", "5"],  # mean 1/2; a tie
+    "d": ["1", "2", "3", "4"],  # mean 0; a tie of wrong ones
+}
+PROBLEMS = [problem("a", "42"), problem("b", "7"), problem("c", "5"), problem("d", "9")]
+
+
+def test_the_numbers_by_hand(stage: Callable[..., Stage]) -> None:
+    evaluation = run(stage(script(ANSWERS)), PROBLEMS, samples=4)
+    numbers = summary(evaluation)
+    assert numbers["num_problems"] == 4
+    assert numbers["num_samples"] == 16
+    assert numbers["num_failed"] == 0
+    assert numbers["k"] == 4
+    assert numbers["avg@k"] == pytest.approx((1 / 2 + 1 / 4 + 1 / 2 + 0) / 4)
+    assert numbers["pass@k"] == pytest.approx(3 / 4)
+    assert numbers["maj@k"] == pytest.approx((1 + 0 + 1 / 2 + 0) / 4)
+    # Deviations of the means from 5/16: 3, -1, 3, -5 sixteenths.
+    error = (44 / 256 / 3 / 4) ** 0.5
+    assert numbers["avg@k_low"] == pytest.approx(5 / 16 - 1.959964 * error, abs=1e-6)
+    assert numbers["avg@k_high"] == pytest.approx(5 / 16 + 1.959964 * error, abs=1e-6)
+    assert numbers["tool_calls"] == 0.0
+    assert numbers["stop_reasons"] == {"answered": 16}
+    assert evaluation.problem_means == {"a": 0.5, "b": 0.25, "c": 0.5, "d": 0.0}
+
+
+def test_samples_come_in_the_order_of_problems(stage: Callable[..., Stage]) -> None:
+    seen: list[Sample] = []
+    evaluation = run(stage(script(ANSWERS)), PROBLEMS, samples=4, on_sample=seen.append)
+    order = [(sample.problem.id, sample.trajectory.sample) for sample in evaluation.samples]
+    assert order == [(name, number) for name in ANSWERS for number in range(4)]
+    assert Counter(map(id, seen)) == Counter(map(id, evaluation.samples))
+
+
+def test_tools_are_counted(stage: Callable[..., Stage]) -> None:
+    played = stage(lambda _ids, turn: played.ids([asking("1+1"), says("42")][turn]), lambda _code: "2")
+    numbers = summary(run(played, PROBLEMS[:2], samples=2))
+    assert numbers["tool_calls"] == 1.0
+    assert numbers["tool_status"] == {"ok": 4}
+    assert numbers["avg@k"] == 0.5
+
+
+def test_a_draw_depends_on_seed_problem_and_number_alone(stage: Callable[..., Stage]) -> None:
+    def seeds(problems: Sequence[Problem], samples: int, seed: int = 0) -> dict[str, int]:
+        played = stage(lambda _ids, _turn: played.ids(says("1")))
+        run(played, problems, samples=samples, seed=seed)
+        return {call.trajectory_id.split("/", 1)[1]: call.seed for call in played.sampler.calls}
+
+    many = seeds(PROBLEMS, 4)
+    few = seeds(PROBLEMS[2:0:-1], 2)
+    assert few == {key: many[key] for key in few}
+    assert len(set(many.values())) == 16
+    assert set(seeds(PROBLEMS, 4, seed=1).values()).isdisjoint(many.values())
+
+
+def test_what_is_done_is_not_drawn_again(stage: Callable[..., Stage]) -> None:
+    whole = run(stage(script(ANSWERS)), PROBLEMS, samples=4)
+    done = {(s.problem.id, s.trajectory.sample): s for s in whole.samples[:10]}
+    played, seen = stage(script(ANSWERS)), []
+    resumed = run(played, PROBLEMS, samples=4, done=done, on_sample=seen.append)
+    assert len(played.sampler.calls) == len(seen) == 6
+    assert summary(resumed) == summary(whole)
+
+
+def test_no_more_episodes_at_once_than_allowed(stage: Callable[..., Stage]) -> None:
+    played = stage(script(ANSWERS), limits={"max_concurrent": 3})
+    under_way = most = 0
+    sample, release = played.sampler.sample, played.sampler.release
+
+    async def counted(*args: Any, **settings: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        return await sample(*args, **settings)
+
+    def released(trajectory_id: str) -> None:
+        nonlocal under_way
+        under_way -= 1
+        release(trajectory_id)
+
+    played.sampler.sample, played.sampler.release = counted, released  # type: ignore[method-assign]
+    run(played, PROBLEMS, samples=4)
+    assert (most, under_way) == (3, 0)
+
+
+# ---- the world fails
+
+
+def test_a_sandbox_that_comes_back_costs_nothing(stage: Callable[..., Stage]) -> None:
+    failures = iter([BROKEN] * 3)  # the tool's own tries (2 more after the first) are used up once
+    played = stage(lambda _ids, turn: played.ids([asking("1+1"), says("42")][turn]), lambda _code: next(failures, "2"))
+    (sample,) = run(played, PROBLEMS[:1], samples=1).samples
+    assert sample.score is not None
+    assert sample.score.correct
+    assert {call.trajectory_id for call in played.sampler.calls} == {"evaluation-0-0/a/0", "evaluation-0-1/a/0"}
+    assert len({call.seed for call in played.sampler.calls}) == 1
+
+
+def test_a_sandbox_that_stays_away_is_no_wrong_answer(stage: Callable[..., Stage]) -> None:
+    """Only problem a's third sample calls the tool, which is broken; the others answer right."""
+
+    def reply(_ids: tuple[int, ...], _turn: int) -> tuple[int, ...]:
+        call = played.sampler.calls[-1]
+        return played.ids(asking() if call.trajectory_id.endswith("/a/2") else says("42"))
+
+    played = stage(reply, lambda _code: BROKEN)
+    evaluation = run(played, [PROBLEMS[0]], samples=4)
+    numbers = summary(evaluation)
+    assert (numbers["num_failed"], numbers["num_samples"], numbers["k"]) == (1, 3, 3)
+    assert (numbers["avg@k"], numbers["pass@k"], numbers["maj@k"]) == (1.0, 1.0, 1.0)
+    lost = evaluation.samples[2]
+    assert lost.score is None
+    assert "no fork" in lost.trajectory.detail
+    assert len({c.trajectory_id for c in played.sampler.calls if c.trajectory_id.endswith("/a/2")}) == MAX_ATTEMPTS
+
+
+def test_pass_at_k_with_unequal_counts_takes_the_smallest(stage: Callable[..., Stage]) -> None:
+    """a keeps 2 of 3 samples, one right; b keeps 3, one right: pass@2 = (1 + (1 - 1/3)) / 2."""
+    answers = {"a": ["42", "41", "lost"], "b": ["8", "7", "9"]}
+
+    def reply(_ids: tuple[int, ...], _turn: int) -> tuple[int, ...]:
+        name, number = played.sampler.calls[-1].trajectory_id.split("/")[1:]
+        answer = answers[name][int(number)]
+        return played.ids(asking() if answer == "lost" else says(answer))
+
+    played = stage(reply, lambda _code: BROKEN)
+    numbers = summary(run(played, PROBLEMS[:2], samples=3))
+    assert numbers["k"] == 2
+    assert numbers["pass@k"] == pytest.approx((1 + 2 / 3) / 2)
+    assert numbers["avg@k"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_nothing_graded_is_said(stage: Callable[..., Stage]) -> None:
+    played = stage(lambda _ids, _turn: played.ids(asking()), lambda _code: BROKEN)
+    assert summary(run(played, PROBLEMS, samples=2)) == {"num_problems": 0, "num_failed": 8}
+
+
+class Moody:
+    """A grader that fails the first `failures` times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    async def score(self, _problem: Problem, _trajectory: Trajectory) -> Score:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise InfrastructureError("the grader's process died")
+        return Score(value=1.0, correct=True, reason="fine", answer="42")
+
+
+@pytest.mark.parametrize(("failures", "graded"), [(0, True), (MAX_ATTEMPTS - 1, True), (MAX_ATTEMPTS, False)])
+def test_a_grader_that_fails_is_asked_again(stage: Callable[..., Stage], failures: int, graded: bool) -> None:
+    played = stage(lambda _ids, _turn: played.ids(says("42")))
+    (sample,) = run(played, PROBLEMS[:1], samples=1, rewards={"math": Moody(failures)}).samples
+    assert (sample.score is not None) is graded
+
+
+def test_a_problem_nobody_can_grade_is_the_users_to_know(stage: Callable[..., Stage]) -> None:
+    with pytest.raises(DataError, match=r"problem x: its grader must be one of \['math'\], got 'poetry'"):
+        run(stage({"evaluation-0-0/x/0": [says("1")]}), [problem("x", "1", grader="poetry")], samples=1)
