@@ -34,7 +34,7 @@ def settings(tmp_path: Path, model_dir: Path) -> dict[str, Any]:
         "model": {"path": str(model_dir)},
         "data": {"path": str(data)},
         "samples": SAMPLES,
-        "agent": {"max_response_tokens": 40, "max_concurrent": 2},
+        "agent": {"max_response_tokens": 12},
         "sandbox": {"workers": 1, "preload": []},
     }
 
@@ -53,8 +53,10 @@ def tokens(run: str | Path) -> dict[tuple[str, int], tuple[int, ...]]:
 
 
 def start(config: EvalConfig) -> subprocess.Popen[bytes]:
-    code = f"from sod.benchmark import *\nfrom sod.config import *\nrun_benchmark(parse(EvalConfig, {dump(config)!r}))"
-    code = code.replace("parse(EvalConfig, ", "EvalConfig.model_validate_json(")
+    code = (
+        "from sod.benchmark import run_benchmark\nfrom sod.config import EvalConfig\n"
+        f"run_benchmark(EvalConfig.model_validate_json({dump(config)!r}))"
+    )
     return subprocess.Popen([sys.executable, "-c", code])
 
 
@@ -64,11 +66,12 @@ def kill_after(process: subprocess.Popen[bytes], path: Path, *, lines: int) -> N
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**settings, "agent": {"max_response_tokens": 30, "max_concurrent": 1}}
     killed = config(settings, run=str(tmp_path / "killed"))
     log = tmp_path / "killed" / "trajectories.jsonl"
     with start(killed) as process:
@@ -134,10 +137,10 @@ def test_a_world_that_fails_every_time_does_not_finish_a_run(
 
     with monkeypatch.context() as patch:
         patch.setattr("sod.rewards.math.MathReward.score", unreachable)
-        with pytest.raises(InfrastructureError, match=f"got none of {TOTAL}"):
-            run_benchmark(config(settings))
-    numbers = run_benchmark(config(settings))
-    assert (numbers["num_samples"], numbers["num_failed"]) == (TOTAL, 0)
+        with pytest.raises(InfrastructureError, match=f"got none of {NUM_PROBLEMS}"):
+            run_benchmark(config(settings, samples=1))
+    numbers = run_benchmark(config(settings, samples=1))
+    assert (numbers["num_samples"], numbers["num_failed"]) == (NUM_PROBLEMS, 0)
     assert len(problem_means(settings["run"])) == NUM_PROBLEMS
 
 

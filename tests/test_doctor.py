@@ -185,18 +185,15 @@ def test_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.state, found.required) == ("warn", False)
 
 
-def test_model_directory(tmp_path: Path) -> None:
-    from sod.demo import pretrained
-
-    tokenizer = pretrained.make_tokenizer(num_traces=200)
+def test_model_directory(tmp_path: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(tmp_path / "good")
     (no_weights,) = doctor._model(tmp_path / "good")
     assert no_weights.state == "warn"
     assert "no weights" in no_weights.found
     (tmp_path / "good" / "model.safetensors").touch()
     assert [found.state for found in doctor._model(tmp_path / "good")] == ["ok"]
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(tmp_path / "bare")
+    shutil.copytree(tmp_path / "good", tmp_path / "bare")
+    (tmp_path / "bare" / "chat_template.jinja").unlink()
     (bare,) = doctor._model(tmp_path / "bare")
     assert bare.state == "missing"
     assert "chat template" in bare.found

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from stage import STOP, Stage, asking
 
 from sod.errors import DataError, InfrastructureError
 from sod.evaluate import MAX_ATTEMPTS, Evaluation, Sample, evaluate, summary
 from sod.rewards.math import MathReward
 from sod.sandbox import ExecutionResult
 from sod.types import Problem, Score, Trajectory
+from stage import STOP, Stage, asking
 
 REWARDS = {"math": MathReward()}
 BROKEN = ExecutionResult(status="sandbox_error", stdout="", stderr="", detail="no fork")
@@ -25,13 +25,17 @@ def problem(name: str, answer: str, **fields: Any) -> Problem:
 
 
 def says(answer: str) -> str:
+    """A last turn; "" gives no answer, "lost" calls the tool instead."""
+    if answer == "lost":
+        return asking()
     return f"It is \\boxed{{{answer}}}.{STOP}" if answer else f"I do not know.{STOP}"
 
 
-def script(answers: Mapping[str, Sequence[str]], *, attempt: int = 0) -> dict[str, list[str]]:
-    """Turns by trajectory id: problem -> the answers of its samples."""
+def script(answers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Turns by trajectory id: problem -> the answers of its samples, the same in every attempt."""
     return {
         f"evaluation-0-{attempt}/{name}/{number}": [says(answer)]
+        for attempt in range(MAX_ATTEMPTS)
         for name, given in answers.items()
         for number, answer in enumerate(given)
     }
@@ -143,13 +147,7 @@ def test_a_sandbox_that_comes_back_costs_nothing(stage: Callable[..., Stage]) ->
 
 
 def test_a_sandbox_that_stays_away_is_no_wrong_answer(stage: Callable[..., Stage]) -> None:
-    """Only problem a's third sample calls the tool, which is broken; the others answer right."""
-
-    def reply(_ids: tuple[int, ...], _turn: int) -> tuple[int, ...]:
-        call = played.sampler.calls[-1]
-        return played.ids(asking() if call.trajectory_id.endswith("/a/2") else says("42"))
-
-    played = stage(reply, lambda _code: BROKEN)
+    played = stage(script({"a": ["42", "42", "lost", "42"]}), lambda _code: BROKEN)
     evaluation = run(played, [PROBLEMS[0]], samples=4)
     numbers = summary(evaluation)
     assert (numbers["num_failed"], numbers["num_samples"], numbers["k"]) == (1, 3, 3)
@@ -163,14 +161,7 @@ def test_a_sandbox_that_stays_away_is_no_wrong_answer(stage: Callable[..., Stage
 def test_pass_at_k_with_unequal_counts_takes_the_smallest(stage: Callable[..., Stage]) -> None:
     """a keeps 2 of 3 samples, one right; b keeps 3, one right: pass@2 = (1 + (1 - 1/3)) / 2."""
     answers = {"a": ["42", "41", "lost"], "b": ["8", "7", "9"]}
-
-    def reply(_ids: tuple[int, ...], _turn: int) -> tuple[int, ...]:
-        name, number = played.sampler.calls[-1].trajectory_id.split("/")[1:]
-        answer = answers[name][int(number)]
-        return played.ids(asking() if answer == "lost" else says(answer))
-
-    played = stage(reply, lambda _code: BROKEN)
-    numbers = summary(run(played, PROBLEMS[:2], samples=3))
+    numbers = summary(run(stage(script(answers), lambda _code: BROKEN), PROBLEMS[:2], samples=3))
     assert numbers["k"] == 2
     assert numbers["pass@k"] == pytest.approx((1 + 2 / 3) / 2)
     assert numbers["avg@k"] == pytest.approx((1 / 2 + 1 / 3) / 2)

@@ -92,6 +92,13 @@ def report_of(path: Path) -> str:
     return write_report([path]).read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of the text alone need not wait for the pictures."""
+    for name in ("draw_steps", "draw_updates", "draw_loss"):
+        monkeypatch.setattr(f"sod.report.write.{name}", lambda *_args, **_kwargs: None)
+
+
 def images_of(page: Path) -> list[Path]:
     return [page.parent / name for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
 
@@ -104,8 +111,7 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     assert page == tmp_path / "run" / "report" / "report.md"
     text = page.read_text(encoding="utf-8")
     assert "8 graded, 4 correct, 0 with a failed call" in text
-    assert "| `finished`: `done`" not in text  # state and reason share a cell
-    assert "`finished`: `done`" in text
+    assert "| state | `finished`: `done`, `20" in text
     assert "| `rollout` | 4.0 | 50 % |" in text
     assert "| `other` | 2.0 | 25 % |" in text
     assert "100 sampled tokens per second" in text
@@ -156,6 +162,7 @@ def test_few_problems_have_no_band() -> None:
     assert means.points("wrong")[0].low is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_that_are_all_one_are_said_not_drawn(tmp_path: Path) -> None:
     records = [record(problem=str(index), weight=[1.0, 1.0]) for index in range(3)]
     page = write_report([make_run(tmp_path / "run", method="opd", records=records)])
@@ -163,16 +170,19 @@ def test_weights_that_are_all_one_are_said_not_drawn(tmp_path: Path) -> None:
     assert "weights.png" not in [image.name for image in images_of(page)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_that_only_average_to_one_are_drawn(tmp_path: Path) -> None:
     records = [record(problem=str(index), weight=[1.0, weight]) for index, weight in enumerate((0.8, 1.2))]
     assert "Every step's weight" not in report_of(make_run(tmp_path / "run", records=records))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_without_a_teacher_says_so(tmp_path: Path) -> None:
     plain = [{key: value for key, value in record().items() if key not in ("divergence", "weight")}]
     assert "No divergence was recorded" in report_of(make_run(tmp_path / "run", records=plain))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluations_and_alarms_are_shown(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     low_high = {"avg@k": 0.25, "avg@k_low": 0.2, "avg@k_high": 0.3, "k": 4, "num_problems": 16}
@@ -218,6 +228,7 @@ def test_several_runs_get_labels_that_differ(tmp_path: Path) -> None:
     assert [run.label for run in runs] == ["sod (0)", "sod (1)", "sod (2)"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_of_several_runs(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / method, method=method) for method in ("sod", "opd")]
     page = write_report([*paths, paths[0]], tmp_path / "out")
@@ -227,6 +238,7 @@ def test_report_of_several_runs(tmp_path: Path) -> None:
     assert not (paths[0] / "report").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_while_a_run_is_under_way(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     (path / "status.json").write_text('{"state": "running"}')
@@ -252,6 +264,7 @@ HOSTILE_LINES = [
 ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     with (path / "metrics.jsonl").open("ab") as file:
@@ -292,11 +305,13 @@ def test_names_cannot_break_figures_or_tables(tmp_path: Path) -> None:
     (path / "config.json").write_text(json.dumps({"method": "_$\\frac{|`<b>漢\n# x", "seed": "|"}))
     page = write_report([path, make_run(tmp_path / "other")])
     assert all(image.read_bytes().startswith(PNG) for image in images_of(page))
-    for row in (line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")):
+    text = re.sub(r"^```text\n.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for row in (line for line in text.splitlines() if line.startswith("| ")):
         assert len(re.findall(r"(?<!\\)\|", row)) in (3, 4, 5, 6, 8, 9, 10)
         assert row.count("`") % 2 == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_model_text_cannot_leave_its_block(tmp_path: Path) -> None:
     text = "```\n# Injected\n````\n<script>alert(1)</script>\x1b[31mred\x1b]0;title\x07\u202e"
     page = report_of(make_run(tmp_path / "run", records=[record(text=text, statuses=["error"])]))
@@ -336,13 +351,11 @@ hostile_turns = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     st.fixed_dictionaries(
         {"turns": hostile_turns | json_values},
-        optional={
-            name: json_values for name in ("score", "divergence", "weight", "stop_reason", "problem_id", "update")
-        },
+        optional=dict.fromkeys(("score", "divergence", "weight", "stop_reason", "problem_id", "update"), json_values),
     )
 )
 def test_any_record_can_be_shown_and_ranked(hostile: dict[str, Any]) -> None:
@@ -461,7 +474,7 @@ def test_long_text_is_cut_in_the_middle() -> None:
 
 
 @pytest.fixture(scope="module")
-def real_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def real_runs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> tuple[Path, Path]:
     """A `sod train` run with evaluations and a `sod sft` run, of random models of the demo's size."""
     from sod.demo import pretrained, world
     from sod.sft import sft
@@ -469,7 +482,8 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
     folder = tmp_path_factory.mktemp("real")
     for size in ("student", "teacher"):
-        pretrained.write_model(size, folder / size, seed=3)
+        pretrained.make_model(size, seed=3).save_pretrained(folder / size)
+        tokenizer.save_pretrained(folder / size)
     problems = [{"id": p.id, "messages": list(p.messages), "answer": p.answer} for p in world.problems(8, seed=1)]
     traces = [{"messages": list(trace)} for trace in world.traces(4, seed=1)]
     for name, rows in (("problems", problems), ("traces", traces)):
@@ -499,6 +513,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "train", folder / "sft"
 
 
+@pytest.mark.slow
 def test_real_runs(real_runs: tuple[Path, Path], tmp_path: Path) -> None:
     page = write_report(real_runs, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
@@ -506,10 +521,11 @@ def test_real_runs(real_runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert "lines skipped" not in text
     assert "8 graded" in text
     assert re.search(r"\| `sod` \| 2 \| 2 \| 0\.0 % \[", text)
-    assert re.search(r"\| `sft` \| 2 \| 8\.\d+ → 8\.\d+ \|", text) or "| `sft` | 2 |" in text
+    assert re.search(r"\| `sft` \| 2 \| \d\.\d+ → \d\.\d+ \|", text)
     assert "d = " in text
 
 
+@pytest.mark.slow
 def test_every_recorded_name_is_documented(real_runs: tuple[Path, Path]) -> None:
     sections = DOCS.read_text(encoding="utf-8").split("\n## ")
     names = {section.split("\n")[0]: set(re.findall(r"`([^`]+)`", section)) for section in sections}

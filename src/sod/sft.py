@@ -18,7 +18,7 @@ from sod.batch import microbatches
 from sod.chat import Chat, Tokenizer, TokenRecord, load_tokenizer
 from sod.config import SFTConfig, dump
 from sod.data import Trace, load_traces
-from sod.errors import DataError
+from sod.errors import DataError, ModelError
 from sod.models.hf import HFModel
 from sod.optimizer import Optimizer
 from sod.runs import RunDirectory
@@ -36,6 +36,7 @@ def sft(config: SFTConfig, *, listener: Listener = lambda _event, _values: None)
         tokenizer = load_tokenizer(config.student.path)
         records = tokenize(load_traces(config.traces), tokenizer, config=config, listener=listener)
         student = HFModel.load(config.student)
+        _check_vocabulary(records, student, config)
         run.truncate_after(0)  # a cold start is short: an interrupted one starts again
         _train(config, run, student, records, listener)
         with run.checkpoint("final") as folder:
@@ -70,6 +71,16 @@ def tokenize(
     if too_long or unreadable:
         listener("left_out", {"too_long": too_long, "unreadable": unreadable, "kept": len(records)})
     return records
+
+
+def _check_vocabulary(records: Sequence[TokenRecord], student: HFModel, config: SFTConfig) -> None:
+    """On a GPU a token outside the vocabulary would end the process."""
+    largest = max(token_id for record in records for token_id in record.token_ids)
+    if largest >= student.vocab_size:
+        raise ModelError(
+            f"{config.student.path}: the model must know its tokenizer's ids, got id {largest} for a vocabulary of "
+            f"{student.vocab_size}; does the tokenizer belong to the model?"
+        )
 
 
 def _train(

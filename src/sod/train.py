@@ -42,6 +42,9 @@ from sod.types import Problem
 PROBE_EPISODES = 4
 """Episodes of the check at the start: the teacher's own samples, scored again by itself."""
 
+ROUNDING = 1e-5
+"""Nats by which float32 log-probs of one model differ between two forwards: a smaller teacher term is no signal."""
+
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Told of events as they happen: ("update", metrics), ("evaluation", numbers), ("alarm", {"message": ...}), ..."""
 
@@ -93,9 +96,12 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         )
         if checkpoint:
             loop.restore(checkpoint)
-        elif teacher is not None and teacher_model is not None:
-            probe = agent_of(config, teacher_model, tokenizer, sandbox)
-            await check_teacher(teacher, probe, problems, config=config)
+        else:
+            run.truncate_after(-1)  # a run that ended before its first checkpoint starts again
+            if teacher is not None and teacher_model is not None:
+                probe = agent_of(config, teacher_model, tokenizer, sandbox)
+                gap = await check_teacher(teacher, probe, problems, config=config)
+                loop.noise = max(ROUNDING, 2.0 * gap)  # a student that is the teacher differs by about the gap
         await loop.run_to_end()
 
 
@@ -167,6 +173,10 @@ class TrainingLoop:
     collector: Collector
     done: int = 0
     """Updates that are whole: learned from and recorded."""
+    evaluated: int = -1
+    """The last update that was evaluated after; 0 is the start, -1 none."""
+    noise: float = ROUNDING
+    """Teacher terms up to this, in nats, are rounding: student and teacher are one model."""
     timing: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -175,8 +185,7 @@ class TrainingLoop:
     async def run_to_end(self) -> None:
         """All remaining updates. When it is cancelled (Ctrl-C) the last whole update is saved first."""
         try:
-            if self.done == 0:
-                await self._maybe_evaluate()
+            await self._maybe_evaluate()
             while self.done < self.config.update.num_updates:
                 await self._update(self.done + 1)
                 await self._maybe_evaluate()
@@ -220,10 +229,10 @@ class TrainingLoop:
                 correct_B=torch.tensor([rollout.score.correct for rollout in rollouts]),
                 control_token_ids=self.collector.agent.chat.control_token_ids,
             )
-        if self.config.terms.teacher and metrics["teacher_term"] == 0.0:
+        if self.config.terms.teacher and metrics["teacher_term"] <= (self.noise if number == 1 else 0.0):
             raise SignalError(
-                "the teacher must disagree with the student somewhere, got a log-ratio of 0 on every token; is "
-                "teacher.path the student itself?"
+                "the teacher must disagree with the student somewhere, got a mean weighted log-ratio of "
+                f"{metrics['teacher_term']:.2g} nats, which is rounding; is teacher.path the student itself?"
             )
         metrics |= self.learner.learn(batch, credit, seed=draw_seed("deal", self.config.seed, number))
         self.learner.student.weights_changed()
@@ -231,8 +240,9 @@ class TrainingLoop:
 
     async def _maybe_evaluate(self) -> None:
         every = self.config.update.evaluate_every
-        if not every or self.done % every:
+        if not every or self.done % every or self.evaluated == self.done:
             return
+        self.timing = {}
         with self._timed("evaluate_s"):
             evaluation = await evaluate(
                 self.collector.agent,
@@ -243,6 +253,8 @@ class TrainingLoop:
             )
         numbers = {"update": self.done, **summary(evaluation)}
         self.run.append("metrics", {"update": self.done, "evaluation": numbers})
+        self.run.append("timing", {"update": self.done, "evaluate_s": round(self.timing["evaluate_s"], 4)})
+        self.evaluated = self.done
         self.listener("evaluation", numbers)
 
     # ---- records and alarms
@@ -306,4 +318,6 @@ class TrainingLoop:
         for record in read_records(self.run.path / "metrics.jsonl"):
             if "reward" in record:
                 self.guards.check(record)
+            if "evaluation" in record:
+                self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})

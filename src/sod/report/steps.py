@@ -45,6 +45,8 @@ class StepMeans:
     """Sums by outcome, step and problem; memory grows with problems, not with trajectories."""
 
     _cells: dict[tuple[Outcome, int], dict[str, _Cell]] = field(default_factory=dict)
+    _lowest: float = math.inf
+    _highest: float = -math.inf
 
     def add(self, values: Sequence[float | None], *, outcomes: Sequence[Outcome], problem: str) -> None:
         """One trajectory's values by step; None is a step without a value."""
@@ -54,6 +56,7 @@ class StepMeans:
                     cell = self._cells.setdefault((outcome, step), {}).setdefault(problem, _Cell())
                     cell.total += value
                     cell.num += 1
+                    self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
 
     def points(self, outcome: Outcome) -> list[StepPoint]:
         """The curve of one outcome."""
@@ -62,9 +65,8 @@ class StepMeans:
 
     @property
     def constant(self) -> float | None:
-        """The value when all means are the same, else None."""
-        means = {round(_point(step, list(cells.values())).mean, 9) for (_, step), cells in self._cells.items()}
-        return means.pop() if len(means) == 1 else None
+        """The value when every single one was the same, else None."""
+        return self._lowest if self._lowest == self._highest else None
 
     def __bool__(self) -> bool:
         return bool(self._cells)

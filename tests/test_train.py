@@ -1,0 +1,469 @@
+"""Whole runs on tiny models with a real sandbox: what they leave behind, exact resume, and every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sod.config import SFTConfig, TrainConfig, dump, parse
+from sod.demo.pretrained import make_model
+from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, ModelError, SignalError
+from sod.models.hf import HFModel
+from sod.models.scripted import ScriptedScorer
+from sod.records import trajectory_of
+from sod.runs import read_json, read_records
+from sod.sft import final_model, sft
+from sod.teachers import Teacher
+from sod.train import train
+from sod.types import Problem, Score, Trajectory
+
+Events = list[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class World:
+    """Directories of models and a file of problems. `student` calls the tool in most of its first turns."""
+
+    root: Path
+    student: Path
+    teacher: Path
+    problems: Path
+
+    def config(self, run: Path, **changes: Any) -> TrainConfig:
+        """A run of 2 prompts x 3 samples; `changes` replace sections' keys."""
+        sections: dict[str, dict[str, Any]] = {
+            "student": {"path": str(self.student)},
+            "teacher": {"path": str(self.teacher)},
+            "data": {"path": str(self.problems)},
+            "agent": {"max_turns": 3, "max_response_tokens": 96},
+            "sandbox": {"workers": 1, "preload": [], "memory_mb": 256},
+            "optimizer": {"lr": 1e-4},
+            "update": {"num_updates": 2, "prompts": 2, "samples": 3, "optimizer_steps": 2, "save_every": 0},
+        }
+        plain = {"run": str(run), "seed": 5}
+        for key, value in changes.items():
+            if isinstance(value, Mapping):
+                sections[key] = {**sections.get(key, {}), **value}
+            else:
+                sections.pop(key, None)
+                plain[key] = value
+        return parse(TrainConfig, {**sections, **plain})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, tiny_module: Callable[[int], Any]) -> World:
+    """The student is cold-started on one short dialogue by `sod sft` itself (about 1 s)."""
+    root = tmp_path_factory.mktemp("world")
+    for name, module in (("fresh", make_model("student", seed=0)), ("teacher", tiny_module(1))):
+        module.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    problems = [{"id": str(n), "messages": [_user(n)], "answer": "42" if n % 2 else "41"} for n in range(5)]
+    (root / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    (root / "traces.jsonl").write_text("\n".join(json.dumps({"messages": _dialogue(n)}) for n in range(8)))
+    settings = {
+        "run": str(root / "sft"),
+        "student": {"path": str(root / "fresh")},
+        "traces": str(root / "traces.jsonl"),
+        "epochs": 10,
+        "batch": 2,
+        "optimizer": {"lr": 5e-3, "schedule": "constant", "warmup": 0.1},
+    }
+    sft(parse(SFTConfig, settings))
+    return World(root, final_model(root / "sft"), root / "teacher", root / "problems.jsonl")
+
+
+def _user(number: int) -> dict[str, str]:
+    return {"role": "user", "content": f"Start with {number}."}
+
+
+def _dialogue(number: int) -> list[dict[str, Any]]:
+    function = {"name": "code_interpreter", "arguments": {"code": "6*7"}}
+    return [
+        _user(number),
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "The answer is \\boxed{42}."},
+    ]
+
+
+def run(config: TrainConfig) -> Events:
+    """Train to the end; the events that were told."""
+    events: Events = []
+    train(config, listener=lambda event, values: events.append((event, values)))
+    return events
+
+
+def stop_by(event: str, update: int, how: Callable[[], None]) -> Callable[[str, Mapping[str, Any]], None]:
+    """A listener that stops the run at an event of an update."""
+
+    def listen(name: str, values: Mapping[str, Any]) -> None:
+        if name == event and values["update"] == update:
+            how()
+
+    return listen
+
+
+def cancel() -> None:
+    """What asyncio does at Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+def crash() -> None:
+    raise LookupError("power cut")
+
+
+def records(config: TrainConfig, log: str) -> list[dict[str, Any]]:
+    return list(read_records(Path(config.run) / f"{log}.jsonl"))
+
+
+def weights(config: TrainConfig, update: int) -> dict[str, torch.Tensor]:
+    return load_file(Path(config.run) / "checkpoints" / f"update-{update:06d}" / "model" / "model.safetensors")
+
+
+# What a run leaves behind --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A run of 4 updates that nothing interrupted, with evaluation after 0, 2 and 4."""
+    config = four_updates(world, tmp_path_factory.mktemp("finished") / "run")
+    run(config)
+    return config
+
+
+def four_updates(world: World, run: Path) -> TrainConfig:
+    update = {"num_updates": 4, "save_every": 2, "evaluate_every": 2}
+    evaluation = {"path": str(world.problems), "limit": 1}
+    return world.config(run, update=update, evaluation=evaluation, evaluation_samples=2)
+
+
+def test_metrics_of_every_update(finished: TrainConfig) -> None:
+    lines = records(finished, "metrics")
+    updates = [line for line in lines if "reward" in line]
+    assert [line["update"] for line in updates] == [1, 2, 3, 4]
+    wanted = {"tool_calls", "failed_calls", "malformed_share", "empty_share", "infrastructure_failures", "entropy"}
+    wanted |= {"divergence", "weight", "log_ratio_control", "teacher_term", "loss", "grad_norm", "clip_fraction"}
+    for line in updates:
+        assert wanted <= line.keys()
+        assert all(isinstance(line[key], int | float) for key in line), line
+        assert line["num_trajectories"] == 6
+    assert sum(line["tool_calls"] for line in updates) > 1, "the student of this test must use its tool"
+    assert [line["update"] for line in lines if "evaluation" in line] == [0, 2, 4]
+
+
+def test_trajectories_of_every_update(finished: TrainConfig) -> None:
+    lines = records(finished, "trajectories")
+    assert [line["update"] for line in lines] == [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6
+    for line in lines:
+        trajectory = trajectory_of(line)
+        assert len(line["divergence"]) == len(line["weight"]) == trajectory.num_steps
+        assert len(line["teacher_logprobs"]) == len(trajectory.sampled_positions)
+        assert line["weight"][0] == pytest.approx(1.0)
+    shown = [result for line in lines for turn in line["turns"] for result in turn["results"]]
+    assert any(result["status"] == "ok" and result["text"] == "42" for result in shown)
+
+
+def test_timing_of_every_update(finished: TrainConfig) -> None:
+    lines = records(finished, "timing")
+    updates = [line for line in lines if "total_s" in line]
+    assert [line["update"] for line in updates] == [1, 2, 3, 4]
+    for line in updates:
+        assert 0 < line["rollout_s"] + line["learn_s"] + line["record_s"] <= line["total_s"] + 1e-3
+    assert [line["update"] for line in lines if "evaluate_s" in line] == [0, 2, 4]
+
+
+def test_the_last_checkpoint_is_a_model_that_loads(finished: TrainConfig, world: World) -> None:
+    folder = Path(finished.run) / "checkpoints" / "update-000004"
+    reloaded = parse(TrainConfig, {**finished.model_dump(), "student": {"path": str(folder / "model")}})
+    assert HFModel.load(reloaded.student).vocab_size == 640
+    assert (folder / "model" / "chat_template.jinja").exists()
+    assert read_json(folder / "state.json") == {"updates_done": 4}
+    assert read_json(Path(finished.run) / "status.json")["state"] == "finished"
+    start, end = load_file(world.student / "model.safetensors"), weights(finished, 4)
+    assert max((end[name] - start[name]).abs().max() for name in start) > 1e-4
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished: TrainConfig) -> None:
+    files = sorted(path for path in Path(finished.run).rglob("*") if path.is_file() and path.name != ".lock")
+    before = {path: path.read_bytes() for path in files}
+    assert run(finished) == [("finished", {"run": finished.run})]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_first_optimizer_step_is_on_policy(world: World, tmp_path: Path) -> None:
+    """The sampler's log-probs are the training forward's: no ratio moves, and recomputing them changes nothing."""
+    found = {}
+    for source in ("rollout", "recompute"):
+        update = {"num_updates": 1, "optimizer_steps": 1, "student_logprobs": source}
+        config = world.config(tmp_path / source, update=update)
+        run(config)
+        found[source] = records(config, "metrics")[0]
+    assert abs(found["rollout"]["approx_kl"]) < 1e-5
+    assert found["rollout"]["clip_fraction"] == 0.0
+    assert found["rollout"] == pytest.approx(found["recompute"], rel=1e-3, abs=1e-5)
+
+
+def test_grpo_needs_no_teacher(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", method="grpo", teacher=None, update={"num_updates": 1})
+    events = run(config)
+    (line,) = records(config, "metrics")
+    assert [name for name, _ in events] == ["update"]
+    assert "divergence" not in line
+    assert "divergence" not in records(config, "trajectories")[0]
+
+
+# Stopped and continued -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "update", "how", "error"),
+    [
+        ("update", 2, cancel, asyncio.CancelledError),
+        ("update", 3, cancel, asyncio.CancelledError),
+        ("update", 3, crash, LookupError),
+        ("update", 1, crash, LookupError),
+        ("evaluation", 2, cancel, asyncio.CancelledError),
+        ("evaluation", 0, cancel, asyncio.CancelledError),
+    ],
+    ids=["ctrl-c", "ctrl-c-between-checkpoints", "crash", "crash-before-a-checkpoint", "evaluated", "at-the-start"],
+)
+def test_a_run_that_was_stopped_and_continued_is_the_run_that_was_not(
+    world: World,
+    finished: TrainConfig,
+    tmp_path: Path,
+    event: str,
+    update: int,
+    how: Callable[[], None],
+    error: type[BaseException],
+) -> None:
+    config = four_updates(world, tmp_path / "run")
+    with pytest.raises(error):
+        train(config, listener=stop_by(event, update, how))
+    state = "failed" if error is LookupError else "interrupted"
+    assert read_json(Path(config.run) / "status.json")["state"] == state
+    events = run(config)
+    if (update, how) != (1, crash):
+        assert events[0][0] == "resumed"
+    assert same_metrics(records(config, "metrics"), records(finished, "metrics"))
+    assert [line["token_ids"] for line in records(config, "trajectories")] == [
+        line["token_ids"] for line in records(finished, "trajectories")
+    ]
+    ours, theirs = weights(config, 4), weights(finished, 4)
+    assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-5
+
+
+def same_metrics(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> bool:
+    assert [line["update"] for line in ours] == [line["update"] for line in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        if "evaluation" in other:
+            assert mine == other
+        else:
+            assert mine == pytest.approx(other, rel=1e-3, abs=1e-5)
+    return True
+
+
+def test_another_config_does_not_continue_the_run(world: World, finished: TrainConfig) -> None:
+    other = four_updates(world, Path(finished.run)).model_copy(update={"seed": 6})
+    with pytest.raises(ConfigError, match="seed"):
+        run(other)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on(world: World, tmp_path: Path) -> None:
+    """SIGINT to the command itself: exit code 130, the last whole update saved, no traceback."""
+    config = world.config(tmp_path / "run", update={"num_updates": 40, "optimizer_steps": 1})
+    toml = tmp_path / "run.toml"
+    toml.write_text("")  # everything comes as overrides, so that the config is this one to the letter
+    overrides = [f"{key}={value}" for key, value in _flat(json.loads(dump(config)))]
+    command = [sys.executable, "-m", "sod", "train", str(toml), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True)
+    try:
+        _wait_for_update(Path(config.run), 2, process)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "the same command goes on from there" in output
+    status = read_json(Path(config.run) / "status.json")
+    assert status["state"] == "interrupted"
+    saved = max(path.name for path in (Path(config.run) / "checkpoints").glob("update-*"))
+    updates = [line["update"] for line in records(config, "metrics") if "reward" in line]
+    assert updates == list(range(1, int(saved.removeprefix("update-")) + 1))
+    assert 2 <= len(updates) < 40
+    told: Events = []
+
+    def listen(event: str, values: Mapping[str, Any]) -> None:
+        told.append((event, values))
+        if event == "update":
+            cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        train(config, listener=listen)
+    assert told[0] == ("resumed", {"update": len(updates)})
+    assert told[1][1]["update"] == len(updates) + 1
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys with TOML values; what is None is left out."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key, json.dumps(value)
+
+
+def _wait_for_update(run: Path, update: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and any(line.get("update", 0) >= update for line in read_records(path)):
+            return
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"update {update} did not come: {process.communicate()[0]}")
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["sod", "opd"])
+def test_a_student_that_is_its_own_teacher_is_refused(world: World, tmp_path: Path, method: str) -> None:
+    config = world.config(tmp_path / "run", method=method, teacher={"path": str(world.student)})
+    with pytest.raises(SignalError, match=r"must disagree with the student somewhere.*the student itself"):
+        run(config)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert "SignalError" in read_json(tmp_path / "run" / "status.json")["reason"]
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(
+    world: World, tmp_path: Path, tokenizer: Any, tiny_module: Callable[[int], Any]
+) -> None:
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["<|new|>"])
+    tiny_module(1).save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="must share one vocabulary"):
+        run(world.config(tmp_path / "run", teacher={"path": str(tmp_path / "other")}))
+
+
+@pytest.mark.parametrize("self_gap", [0.0, 0.05])
+def test_a_teacher_that_says_one_number_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, self_gap: float
+) -> None:
+    """With and without the check at the start."""
+    asleep = Teacher(scorer=ScriptedScorer(-2.5), vocabulary_size=640)
+    monkeypatch.setattr("sod.train._teacher", lambda _model, _config: asleep)
+    config = world.config(tmp_path / "run", guards={"teacher_self_gap": self_gap})
+    with pytest.raises(SignalError, match=r"must differ between tokens, got the same, -2\.5000"):
+        run(config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_teacher_whose_engine_disagrees_with_itself_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = Teacher(scorer=ScriptedScorer(lambda _, places: [-0.01 * p for p in places]), vocabulary_size=640)
+    monkeypatch.setattr("sod.train._teacher", lambda _model, _config: noisy)
+    with pytest.raises(SignalError, match=r"log-probs of its own samples must agree .* within 0.05 nats"):
+        run(world.config(tmp_path / "run"))
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_the_first_update(world: World, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="its prompt must be at most 20 tokens"):
+        run(world.config(tmp_path / "run", agent={"max_prompt_tokens": 20}))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# Guards --------------------------------------------------------------------------------------------------------------
+
+
+class Falling:
+    """Rewards every trajectory of the first update, and none after."""
+
+    def __init__(self) -> None:
+        self.num_graded = 0
+
+    async def score(self, problem: Problem, trajectory: Trajectory) -> Score:
+        del problem, trajectory
+        self.num_graded += 1
+        right = self.num_graded <= 6
+        return Score(value=float(right), correct=right, reason="a test")
+
+
+@pytest.mark.parametrize("action", ["stop", "warn", "off"])
+def test_a_collapsing_run_is_stopped_with_its_checkpoint_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr("sod.train.MathReward", Falling)
+    guards = {"on_alarm": action, "window": 1, "tool_call_floor": 0.0, "failed_call_ceiling": 1.0}
+    config = world.config(tmp_path / "run", guards=guards, update={"num_updates": 3})
+    if action == "stop":
+        with pytest.raises(CollapseError, match="stopped at update 2: mean reward fell from 1 to 0"):
+            run(config)
+        assert (tmp_path / "run" / "checkpoints" / "update-000002" / "model").is_dir()
+        assert "CollapseError" in read_json(tmp_path / "run" / "status.json")["reason"]
+    else:
+        alarms = [values["update"] for event, values in run(config) if event == "alarm"]
+        assert alarms == ([2, 3] if action == "warn" else [])
+    written = [line["update"] for line in records(config, "metrics") if "alarm" in line]
+    assert written == {"stop": [2], "warn": [2, 3], "off": []}[action]
+
+
+class NoSandbox:
+    """A sandbox that never works."""
+
+    def __init__(self, **_settings: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> NoSandbox:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        pass
+
+    async def run(self, code: str, **_settings: Any) -> Any:
+        from sod.errors import SandboxError
+
+        del code
+        raise SandboxError("no fork server")
+
+
+def test_a_run_whose_sandbox_fails_stops_and_says_why(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trajectories that met no tool are learned from; the others are counted, and the rule ends the run."""
+    monkeypatch.setattr("sod.train.LocalSandbox", NoSandbox)
+    config = world.config(tmp_path / "run", update={"prompts": 4}, guards={"on_alarm": "off"})
+    with pytest.raises((CollapseError, InfrastructureError), match="no fault of the student|were lost.*no fork server"):
+        run(config)
+    lost = [line for line in records(config, "trajectories") if line["stop_reason"] == "infrastructure"]
+    assert len(lost) >= 3
+    assert all("score" not in line and "no fork server" in line["detail"] for line in lost)
