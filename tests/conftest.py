@@ -76,6 +76,7 @@ def stage(tokenizer: Any) -> Callable[..., Stage]:
 def tiny_module() -> Callable[[int], Any]:
     """`tiny_module(seed)`: a random Qwen3 of the demo student's shape whose next-token choices are far from uniform."""
     import torch
+
     from sod.demo.pretrained import make_model
 
     def make(seed: int = 0) -> Any:

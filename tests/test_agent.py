@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from stage import ANSWER, PROBLEM, STOP, Stage, asking, call
 
 from sod.agent import draw_seed, run_all
 from sod.models.scripted import ScriptedSampler
 from sod.sandbox import ExecutionResult
 from sod.types import Completion, StopReason, ToolStatus
+from stage import ANSWER, PROBLEM, STOP, Stage, asking, call
 
 MakeStage = Callable[..., Stage]
 

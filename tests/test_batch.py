@@ -14,9 +14,7 @@ from sod.errors import SignalError
 from sod.types import Score, StopReason, Trajectory
 
 
-def rollout(
-    steps: list[int], *, teacher: list[float] | None = None, reward: float = 1.0, group: int = 0
-) -> Rollout:
+def rollout(steps: list[int], *, teacher: list[float] | None = None, reward: float = 1.0, group: int = 0) -> Rollout:
     """A trajectory whose token i is 10 + i and whose sampled tokens have log-prob -i."""
     trajectory = Trajectory(
         problem_id=f"p{group}",
@@ -62,7 +60,7 @@ def test_rows_are_cut_to_the_longest_of_them() -> None:
 
 def test_a_trajectory_without_the_teacher_is_named() -> None:
     bare = rollout([-1, 0], group=7)
-    with pytest.raises(SignalError, match="got 1 of 2 without .the first of problem p7"):
+    with pytest.raises(SignalError, match=r"got 1 of 2 without .the first of problem p7"):
         collate([LONG, bare], need_teacher=True)
     assert collate([LONG, bare]).teacher_logprobs_BT[1].isnan().all()
 

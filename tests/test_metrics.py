@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from stage import ANSWER, STOP, WRONG, Stage, asking
 
 from sod.algorithm import step_divergence, step_weights
 from sod.batch import collate
@@ -17,6 +16,7 @@ from sod.metrics import signal_metrics, trajectory_metrics
 from sod.models.scripted import ScriptedScorer
 from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult
+from stage import ANSWER, STOP, WRONG, Stage, asking
 
 ERROR = ExecutionResult(status="error", stdout="", stderr="NameError: x", exit_code=1)
 

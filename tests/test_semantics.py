@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from stage import ANSWER, PROBLEM, STOP, WRONG, Stage, asking, call
 
 from sod.algorithm import policy_loss
 from sod.batch import Batch, Rollout, collate
@@ -23,6 +22,7 @@ from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult
 from sod.train import _teacher
 from sod.types import Problem, Score, StopReason, ToolStatus, Trajectory
+from stage import ANSWER, PROBLEM, STOP, WRONG, Stage, asking, call
 
 MakeStage = Callable[..., Stage]
 
@@ -30,9 +30,10 @@ MakeStage = Callable[..., Stage]
 
 
 def test_01_what_was_sampled_is_never_rendered_again(stage: MakeStage) -> None:
-    """The record holds the very tokens the sampler returned, also where the tokenizer would write the text otherwise."""
+    """The record holds the very tokens the sampler returned, even where the tokenizer would not write them so."""
     scene = stage([asking(), ANSWER], ["42"])
-    odd = tuple(token for character in "Step 1.\n" for token in scene.ids(character)) + scene.ids(f"{call('6*7')}{STOP}")
+    letters = [token for character in "Step 1.\n" for token in scene.ids(character)]
+    odd = (*letters, *scene.ids(f"{call('6*7')}{STOP}"))
     assert odd != scene.ids(asking()), "the test needs tokens that the tokenizer would not choose"
     scene = stage(lambda _ids, turn: (odd, scene.ids(ANSWER))[turn], ["42"])
     trajectory = scene.play()
@@ -42,7 +43,7 @@ def test_01_what_was_sampled_is_never_rendered_again(stage: MakeStage) -> None:
 
 def test_02_the_stop_token_belongs_to_its_step(stage: MakeStage) -> None:
     """A turn's last sampled token is its stop token, with the turn's step id and its own log-prob."""
-    scene = stage([asking(), ANSWER], ["42"], logprobs=lambda ids, places: [-place / 1000 for place in places])
+    scene = stage([asking(), ANSWER], ["42"], logprobs=lambda _, places: [-place / 1000 for place in places])
     trajectory = scene.play()
     for number, turn in enumerate(trajectory.turns):
         last = turn.end - 1
@@ -98,7 +99,8 @@ def test_06_a_malformed_call_is_told_to_the_student_and_the_episode_goes_on(stag
 @pytest.mark.parametrize("limit", [0, 2])
 def test_07_too_many_malformed_calls_end_the_episode(stage: MakeStage, limit: int) -> None:
     """`max_malformed_calls` are forgiven; the next one ends the episode."""
-    scene = stage(lambda _ids, _turn: scene.ids(f"<tool_call>no</tool_call>{STOP}"), limits={"max_malformed_calls": limit})
+    turns = [f"<tool_call>no</tool_call>{STOP}"] * 4
+    scene = stage(turns, limits={"max_malformed_calls": limit})
     trajectory = scene.play()
     assert trajectory.stop_reason is StopReason.MALFORMED_CALL_LIMIT
     assert trajectory.num_steps == limit + 1

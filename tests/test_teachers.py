@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from stage import ANSWER, Stage, asking
 
 from sod.errors import EngineError, ModelError, SignalError
 from sod.models.scripted import ScriptedScorer
 from sod.teachers import MIN_TOKENS_TO_JUDGE, Teacher, check_same_language, check_signal
+from stage import ANSWER, Stage, asking
 
 GOOD = [-0.1 * index for index in range(20)]
 

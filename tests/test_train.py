@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 
 from sod.config import SFTConfig, TrainConfig, dump, parse
 from sod.demo.pretrained import make_model
-from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, ModelError, SignalError
+from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, ModelError, SandboxError, SignalError
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
 from sod.records import trajectory_of
@@ -352,9 +353,11 @@ def _wait_for_update(run: Path, update: int, process: subprocess.Popen[str]) -> 
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["sod", "opd"])
-def test_a_student_that_is_its_own_teacher_is_refused(world: World, tmp_path: Path, method: str) -> None:
-    config = world.config(tmp_path / "run", method=method, teacher={"path": str(world.student)})
+@pytest.mark.parametrize(("model", "method"), [("student", "sod"), ("teacher", "sod"), ("teacher", "opd")])
+def test_a_student_that_is_its_own_teacher_is_refused(world: World, tmp_path: Path, model: str, method: str) -> None:
+    """Also where sampler and scorer round differently, so that no log-ratio is exactly 0 (the model `teacher`)."""
+    same = {"path": str(world.root / model if model == "teacher" else world.student)}
+    config = world.config(tmp_path / "run", method=method, student=same, teacher=same)
     with pytest.raises(SignalError, match=r"must disagree with the student somewhere.*the student itself"):
         run(config)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -364,8 +367,6 @@ def test_a_student_that_is_its_own_teacher_is_refused(world: World, tmp_path: Pa
 def test_a_teacher_of_another_vocabulary_is_refused(
     world: World, tmp_path: Path, tokenizer: Any, tiny_module: Callable[[int], Any]
 ) -> None:
-    import copy
-
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["<|new|>"])
     tiny_module(1).save_pretrained(tmp_path / "other")
@@ -450,8 +451,6 @@ class NoSandbox:
         pass
 
     async def run(self, code: str, **_settings: Any) -> Any:
-        from sod.errors import SandboxError
-
         del code
         raise SandboxError("no fork server")
 
@@ -459,10 +458,12 @@ class NoSandbox:
 def test_a_run_whose_sandbox_fails_stops_and_says_why(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trajectories that met no tool are learned from; the others are counted, and the rule ends the run."""
+    """What was lost is recorded with the reason; too much of it, or all of it, ends the run."""
     monkeypatch.setattr("sod.train.LocalSandbox", NoSandbox)
-    config = world.config(tmp_path / "run", update={"prompts": 4}, guards={"on_alarm": "off"})
-    with pytest.raises((CollapseError, InfrastructureError), match="no fault of the student|were lost.*no fork server"):
+    config = world.config(tmp_path / "run", update={"prompts": 4, "num_updates": 3}, guards={"on_alarm": "off"})
+    with pytest.raises(
+        (CollapseError, InfrastructureError), match=r"no fault of the student|were lost.*no fork server"
+    ):
         run(config)
     lost = [line for line in records(config, "trajectories") if line["stop_reason"] == "infrastructure"]
     assert len(lost) >= 3

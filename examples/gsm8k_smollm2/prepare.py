@@ -92,7 +92,9 @@ def write_base(source: Path | None, directory: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         gguf = _gguf_file(source or _installed(), Path(folder))
         _convert(gguf, directory)
-    Chat(load_tokenizer(str(directory)), tools=[interpreter_schema(ToolConfig())])  # refuses a template that cannot work
+    Chat(
+        load_tokenizer(str(directory)), tools=[interpreter_schema(ToolConfig())]
+    )  # refuses a template that cannot work
     print(f"{directory}: written")
 
 

@@ -200,6 +200,7 @@ class TrainingLoop:
             with self._timed("rollout_s"):
                 harvest = await self.collector.collect(number)
             if not harvest.rollouts:
+                self._record_lost(number, harvest)
                 raise InfrastructureError(
                     f"update {number}: all {len(harvest.lost)} trajectories were lost, the first because: "
                     f"{harvest.lost[0].detail}"
@@ -272,9 +273,12 @@ class TrainingLoop:
                 teacher_logprobs=rollout.teacher_logprobs,
             )
             self.run.append("trajectories", {"group": rollout.group, **record})
+        self._record_lost(number, harvest)
+        self.run.append("metrics", {"update": number, **metrics})
+
+    def _record_lost(self, number: int, harvest: Harvest) -> None:
         for trajectory in harvest.lost:
             self.run.append("trajectories", trajectory_record(trajectory, update=number))
-        self.run.append("metrics", {"update": number, **metrics})
 
     def _heed(self, alarms: Sequence[Alarm]) -> None:
         """Warn of alarms; stop on those that say so."""

@@ -110,7 +110,7 @@ def draw_chain(rng: random.Random, *, min_steps: int = 2, max_steps: int = 5) ->
         operation = rng.choice(OPERATIONS)
         n = operation.operand(rng, value)
         result = operation.apply(value, n)
-        if SMALLEST <= result <= LARGEST and result != value:
+        if _suits(result) and result != value:
             steps.append(Step(operation=operation, n=n, value=value, result=result))
     numbering = rng.choice(NUMBERINGS)
     sentences = [rng.choice(OPENINGS).format(n=start)]
@@ -127,11 +127,15 @@ def problems(count: int, *, seed: int) -> Iterator[Problem]:
         yield Problem(id=f"{SOURCE}-{seed}-{index}", messages=messages, answer=str(chain.answer), source=SOURCE)
 
 
-def traces(count: int, *, seed: int) -> Iterator[list[Message]]:
-    """Dialogues that solve problems, one call a step, some calls failing first."""
-    rng = random.Random(f"{SOURCE}-failures-{seed}")
+def traces(count: int, *, seed: int, slips: float = 0.0) -> Iterator[list[Message]]:
+    """Dialogues that solve problems, one call a step, some calls failing first.
+
+    `slips` is the share of steps that the demonstrator gets wrong: skipped, or done with another operation. The student
+    of the demo is cold-started on a careless demonstrator, so that it can do every step but often does not.
+    """
+    rng = random.Random(f"{SOURCE}-solutions-{seed}")
     for chain in _chains(count, seed=seed):
-        yield [{"role": "user", "content": chain.text}, *_solution(chain.steps, rng)]
+        yield [{"role": "user", "content": chain.text}, *_solution(chain.steps, rng, slips=slips)]
 
 
 def _chains(count: int, *, seed: int) -> Iterator[Chain]:
@@ -140,18 +144,39 @@ def _chains(count: int, *, seed: int) -> Iterator[Chain]:
         yield draw_chain(rng)
 
 
-def _solution(steps: Sequence[Step], rng: random.Random) -> Iterator[Message]:
+def _solution(steps: Sequence[Step], rng: random.Random, *, slips: float) -> Iterator[Message]:
+    value = steps[0].value
     for number, step in enumerate(steps, start=1):
-        code = step.operation.code.format(value=step.value, n=step.n)
-        needed = step.operation.needs_import
-        if needed and rng.random() < FAILED_CALL_SHARE:
-            yield _call(f"Step {number}.", code)
-            yield {"role": "tool", "content": name_error(code)}
-            yield _call("It needs an import.", f"{needed}\n{code}")
-        else:
-            yield _call(f"Step {number}.", f"{needed}\n{code}" if needed else code)
-        yield {"role": "tool", "content": str(step.result)}
-    yield {"role": "assistant", "content": f"The answer is \\boxed{{{steps[-1].result}}}."}
+        operation: Operation | None = step.operation
+        if slips and rng.random() < slips:
+            operation = _slip(step, value, rng)
+        if operation is not None:
+            yield from _step(number, operation, value, step.n, rng)
+            value = operation.apply(value, step.n)
+    yield {"role": "assistant", "content": f"The answer is \\boxed{{{value}}}."}
+
+
+def _slip(step: Step, value: int, rng: random.Random) -> Operation | None:
+    """What a careless demonstrator does instead of a step: nothing, or another operation that suits the numbers."""
+    others = [other for other in OPERATIONS if other is not step.operation and _suits(other.apply(value, step.n))]
+    return rng.choice(others) if others and rng.random() < 0.5 else None
+
+
+def _suits(value: int) -> bool:
+    return SMALLEST <= value <= LARGEST
+
+
+def _step(number: int, operation: Operation, value: int, n: int, rng: random.Random) -> Iterator[Message]:
+    """The call or calls of one step with what comes back."""
+    code = operation.code.format(value=value, n=n)
+    needed = operation.needs_import
+    if needed and rng.random() < FAILED_CALL_SHARE:
+        yield _call(f"Step {number}.", code)
+        yield {"role": "tool", "content": name_error(code)}
+        yield _call("It needs an import.", f"{needed}\n{code}")
+    else:
+        yield _call(f"Step {number}.", f"{needed}\n{code}" if needed else code)
+    yield {"role": "tool", "content": str(operation.apply(value, n))}
 
 
 def _call(text: str, code: str) -> Message:

@@ -1,0 +1,248 @@
+"""The command: what it prints, its exit codes, and text that would be markup or could not be printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sod
+from sod import cli
+from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, SodError, StorageError
+
+HOSTILE = ["[/]", "[bold", "[/bold]", "x[red]y", "[link=file:///]z", "\\", "a\\[b]", ":bug:", "\x1b[31m", "é汉😀", "\n"]
+COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor")
+
+runner = CliRunner()
+
+
+def sod_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "sod", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=120, env=os.environ | environment)
+
+
+# ---- help and version
+
+
+def test_version() -> None:
+    result = runner.invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"sod {sod.__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    assert command in runner.invoke(cli.app, ["--help"]).stdout
+    result = runner.invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"sod {command}" in result.stdout or f"root {command}" in result.stdout
+
+
+def test_help_of_a_command_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['sod', 'train', '--help']\nfrom sod.cli import main\ntry: main()\nfinally: "
+    code += "print([name for name in ('torch', 'transformers', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "RUN.toml" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_no_command_shows_the_help() -> None:
+    assert "Usage" in runner.invoke(cli.app, []).output
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["train"], ["train", "--fast"], ["eval", "-k", "many"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr
+    assert "Traceback" not in result.output
+
+
+# ---- errors and exit codes
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Any:
+    """`sod eval` whose work ends with that error."""
+
+    def fail(*_args: Any, **_settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sod.benchmark.run_benchmark", fail)
+    return runner.invoke(cli.app, ["eval", "--model", "m", "--benchmark", "b", "--out", "r"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (DataError("x"), 2),
+        (CollapseError("x"), 1),
+        (InfrastructureError("x"), 1),
+        (StorageError("x"), 1),
+    ],
+)
+def test_an_error_is_one_message(monkeypatch: pytest.MonkeyPatch, error: SodError, code: int) -> None:
+    result = failing(monkeypatch, error)
+    assert (result.exit_code, result.stderr, result.stdout) == (code, f"{type(error).__name__}: x\n", "")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_an_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    assert failing(monkeypatch, DataError(f"a {text} b")).stderr == f"DataError: a {text} b\n"
+
+
+def test_a_long_error_stays_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "word " * 100 + "end"
+    assert failing(monkeypatch, DataError(message)).stderr == f"DataError: {message}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(failing(monkeypatch, ZeroDivisionError()).exception, ZeroDivisionError)
+
+
+def test_ctrl_c_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = failing(monkeypatch, KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted. What was finished is on disk; the same command goes on from there.\n"
+
+
+def test_ctrl_c_in_a_real_process() -> None:
+    code = (
+        "import sys, time\nimport sod.benchmark\nfrom sod.cli import main\n"
+        "def work(*_, **__):\n    print('at work', flush=True)\n    time.sleep(60)\n"
+        "sod.benchmark.run_benchmark = work\n"
+        "sys.argv = ['sod', 'eval', '--model', 'm', '--benchmark', 'b', '--out', 'r']\nmain()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"at work\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.startswith(b"Interrupted. What was finished is on disk")
+    assert stderr.count(b"\n") == 1
+
+
+# ---- arguments
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configs that `sod eval` hands on."""
+    configs: list[Any] = []
+
+    def take(config: Any, **_settings: Any) -> dict[str, Any]:
+        configs.append(config)
+        return {"avg@k": 0.5, "[/]": "[bold]x"}
+
+    monkeypatch.setattr("sod.benchmark.run_benchmark", take)
+    return configs
+
+
+def test_flags_of_eval_are_settings(taken: list[Any]) -> None:
+    name = 'a "model" \\ é😀 [/]'
+    result = runner.invoke(cli.app, ["eval", "--model", name, "--benchmark", "123", "-k", "7", "--out", "r [/]"])
+    assert result.exit_code == 0, result.stderr
+    (config,) = taken
+    assert (config.model.path, config.data.path, config.samples, config.run) == (name, "123", 7, "r [/]")
+    assert "0.5000" in result.stdout
+    assert "[bold]x" in result.stdout
+    assert "Run directory: r [/]" in result.stdout
+
+
+def test_eval_with_overrides_but_no_file(taken: list[Any]) -> None:
+    result = runner.invoke(cli.app, ["eval", "model.path=./m", "data.path=d", "run=r", "agent.max_turns=3"])
+    assert result.exit_code == 0, result.stderr
+    assert (taken[0].model.path, taken[0].agent.max_turns) == ("./m", 3)
+
+
+def test_overrides_stand_above_flags_and_flags_above_the_file(taken: list[Any], tmp_path: Path) -> None:
+    toml = tmp_path / "a=b.toml"
+    toml.write_text('run = "r"\nsamples = 1\nmodel.path = "m"\ndata.path = "d"\nseed = 4\n')
+    result = runner.invoke(cli.app, ["eval", str(toml), "samples=3", "-k", "2", "--model", "n"])
+    assert result.exit_code == 0, result.stderr
+    assert (taken[0].samples, taken[0].model.path, taken[0].seed) == (3, "n", 4)
+
+
+# ---- events
+
+UPDATE = {
+    "update": 3,
+    "reward": 0.5,
+    "tool_calls": 1.5,
+    "failed_calls": 2,
+    "num_calls": 8,
+    "entropy": 0.7,
+    "grad_norm": 0.1,
+    "total_s": 2.0,
+}
+SIGNAL = {"divergence": 0.4, "weight": float("nan"), "log_ratio_control": -0.25}
+
+
+def shown(capsys: pytest.CaptureFixture[str], event: str, values: Any) -> str:
+    cli._print_event(event, values)
+    return capsys.readouterr().out
+
+
+def test_an_update_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = shown(capsys, "update", UPDATE)
+    assert line.split() == (
+        "update 3 reward 0.500 calls 1.50 failed 25% entropy 0.700 grad 0.100 2.0 s".split()  # noqa: SIM905
+    )
+    assert "w nan" in shown(capsys, "update", UPDATE | SIGNAL)
+    assert "failed 0%" in shown(capsys, "update", UPDATE | {"num_calls": 0, "failed_calls": 0})
+
+
+def test_an_evaluation_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"num_problems": 2, "update": 5, "k": 4, "avg@k": 0.5, "avg@k_low": 0.25, "avg@k_high": 0.75}
+    line = shown(capsys, "evaluation", values | {"tool_calls": 2.0})
+    assert line == "evaluation after update 5: avg@4 50.0% [25.0%, 75.0%]  calls 2.00\n"
+    assert "no problem could be graded" in shown(capsys, "evaluation", {"num_problems": 0, "update": 5})
+
+
+def test_a_cold_starts_events(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"update": 1, "num_updates": 9, "loss": 1.25, "grad_norm": 0.5, "lr": 1e-5, "elapsed_s": 3.0}
+    assert shown(capsys, "step", values).split()[:4] == ["step", "1/9", "loss", "1.2500"]
+    assert "Left out 2 traces longer" in shown(capsys, "left_out", {"too_long": 2, "unreadable": 0, "kept": 3})
+    assert shown(capsys, "skipped", {"[/] is empty": 2}) == "Left out 2 problems: [/] is empty\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    alarm = shown(capsys, "alarm", {"update": 1, "message": f"problem {text}!"})
+    assert alarm == f"ALARM at update 1: problem {text}!\n"
+    assert shown(capsys, "finished", {"run": f"runs/{text}"}).startswith(f"runs/{text} is finished already")
+    assert shown(capsys, "something new", {"problem_id": text, "n": 1}) == f"problem_id {text}  n 1\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_the_terminal_cannot_write_does_not_end_a_run(encoding: str) -> None:
+    code = (
+        "import sys; sys.argv = ['sod', 'sft', 'x.toml']\nimport sod.config, sod.cli\n"
+        "def load(*_, **__):\n"
+        "    sod.cli._print_event('alarm', {'update': 1, 'message': 'problem \\ud800 é'})\n"
+        "    raise sod.config.ConfigError('also \\ud800 é')\n"
+        "sod.config.load = load\nsod.cli.main()\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment)
+    assert done.returncode == 2, done.stderr
+    e = "é".encode() if encoding == "utf-8" else b"\\xe9"
+    assert done.stdout == b"ALARM at update 1: problem \\ud800 " + e + b"\n"
+    assert done.stderr == b"ConfigError: also \\ud800 " + e + b"\n"
+
+
+def test_the_real_command_fails_with_one_message(tmp_path: Path) -> None:
+    done = sod_command("train", str(tmp_path / "none.toml"))
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"ConfigError: ")
+    assert done.stdout == b""

