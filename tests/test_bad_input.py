@@ -332,18 +332,15 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, teach
     return place
 
 
-unmended = pytest.mark.xfail(reason="TrainingLoop.restore lets errors of json and safetensors through: a traceback")
-
-
 @pytest.mark.parametrize(
     "damage",
     [
         _truncate_weights,
         _lose_weights,
-        pytest.param(_truncate_optimizer, marks=unmended),
-        pytest.param(_lose_optimizer, marks=unmended),
-        pytest.param(_empty_state, marks=unmended),
-        pytest.param(_lose_state, marks=unmended),
+        _truncate_optimizer,
+        _lose_optimizer,
+        _empty_state,
+        _lose_state,
     ],
 )
 def test_broken_checkpoint(stopped_run: Workplace, tmp_path: Path, damage: Callable[[Path], None]) -> None:

@@ -291,7 +291,7 @@ def test_the_numbers_of_an_update(module: Any, batch: Batch) -> None:
     assert metrics.keys() == {
         "loss", "clip_fraction", "dual_clip_fraction", "approx_kl", "entropy", "grad_norm", "lr",
     }  # fmt: skip
-    assert metrics["lr"] == pytest.approx(3e-4 * (0 + 0.2) / 2)  # steps 0 and 1 of a warm-up of 5
+    assert metrics["lr"] == pytest.approx(3e-4 * (0.2 + 0.4) / 2)  # steps 1 and 2 of a warm-up of 5
     with torch.no_grad():
         logits_BTV = module.eval()(batch.token_BT[:1]).logits.float()
     entropy_T = torch.distributions.Categorical(logits=logits_BTV[0]).entropy()[:-1]

@@ -363,7 +363,9 @@ def test_trajectory_record_comes_back(tmp_path: Path) -> None:
     assert back["turns"][0]["results"][0] == {"status": "ok", "text": "1", "wall_s": 0.25, "queue_s": 0.0, "detail": ""}
     assert back["turns"][1] == {"text": "u", "start": 4, "end": 5, "calls": [], "results": []}
     again = trajectory_record(trajectory_of(back), update=4, score=score_of(back))
-    assert again == {key: value for key, value in back.items() if key not in ("divergence", "weight", "teacher_logprobs")}
+    assert again == {
+        key: value for key, value in back.items() if key not in ("divergence", "weight", "teacher_logprobs")
+    }
 
 
 def test_what_was_not_measured_is_left_out_and_lengths_are_checked() -> None:

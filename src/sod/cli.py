@@ -182,7 +182,6 @@ def doctor(
     model: Annotated[str, typer.Option(help="Also check this model's tokenizer and template.")] = "",
 ) -> None:
     """What this machine has, what is missing, and the cure."""
-    _quiet()
     from sod.doctor import examine
 
     styles = {"ok": "green", "warn": "yellow", "missing": "red"}

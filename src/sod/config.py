@@ -87,7 +87,7 @@ class ModelConfig(Section):
     device: str = "auto"
     """"auto" takes a GPU when there is one; or "cpu", "cuda", "cuda:1"."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    """Precision of the weights; "auto" is bfloat16 on a GPU, float32 on a CPU and for a model that is trained."""
     max_rows: Count = 256
     """Trajectories that decode together, at most."""
     tokens_per_forward: Count = 16384

@@ -110,6 +110,10 @@ def _bits(rng: random.Random, count: int) -> str:
 def _interval(means: Sequence[float]) -> Estimate:
     value = sum(means) / len(means)
     spread = _standard_error(means) * NORMAL_95
+    if value in (0.0, 1.0):
+        # No spread was seen, which is not certainty: the exact bound for so many problems all alike (Clopper-Pearson).
+        reach = 1.0 - 0.025 ** (1.0 / len(means))
+        return Estimate(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach))
     return Estimate(value=value, low=max(0.0, value - spread), high=min(1.0, value + spread))
 
 

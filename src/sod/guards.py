@@ -30,16 +30,19 @@ class Guards:
 
     config: GuardConfig
     _history: list[Mapping[str, float]] = field(default_factory=list)
+    _ringing: set[str] = field(default_factory=set)
 
     def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
-        """The alarms of this update, from reward, tool_calls, num_calls, failed_calls and infrastructure_failures."""
+        """Alarms that begin with this update, from its rewards, calls and infrastructure failures."""
         self._history.append(metrics)
         window = self.config.window
         recent = self._history[-window:]
         alarms = [*self._infrastructure(recent)]
         if len(self._history) >= 2 * window:
             alarms += self._collapse(self._history[:window], recent)
-        return alarms
+        new = [alarm for alarm in alarms if alarm.rule not in self._ringing or alarm.fatal]
+        self._ringing = {alarm.rule for alarm in alarms}
+        return new
 
     def _collapse(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
         alarms = []

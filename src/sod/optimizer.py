@@ -30,10 +30,10 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step: `warmup .1, step 5 of 100 -> lr / 2`."""
+        """Learning rate of the next step: `warmup .1, step 5 of 100 -> lr / 2`; the first step is not 0."""
         warmup_steps = self.config.warmup * self.num_steps
-        if self.step_count < warmup_steps:
-            return self.config.lr * self.step_count / warmup_steps
+        if self.step_count + 1 < warmup_steps:
+            return self.config.lr * (self.step_count + 1) / warmup_steps
         if self.config.schedule == "constant":
             return self.config.lr
         progress = (self.step_count - warmup_steps) / max(1.0, self.num_steps - warmup_steps)

@@ -253,6 +253,8 @@ def _check_contents(directory: Path, *, config_json: str, command: str) -> bool:
                 f"{directory} must be empty or a run, got other files ({others[0]}, ...); give another `run`"
             )
         return False
+    if _left_nothing(directory):
+        return False
     old_command = read_json(directory / "run.json").get("command", command)
     if old_command != command:
         raise ConfigError(f"{directory} holds a run of `sod {old_command}`, got `sod {command}`; give another `run`")
@@ -263,6 +265,16 @@ def _check_contents(directory: Path, *, config_json: str, command: str) -> bool:
             "give another `run`, or the same config to continue"
         )
     return True
+
+
+def _left_nothing(directory: Path) -> bool:
+    """A run that failed before it recorded anything, by a typo in a path say, does not hold its directory."""
+    failed = read_json(directory / "status.json").get("state") == "failed"
+    return (
+        failed
+        and not any((directory / f"{log}.jsonl").exists() for log in _LOGS)
+        and not (directory / "checkpoints").exists()
+    )
 
 
 def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from sod.chat import Chat, Tokenizer, TokenRecord, load_tokenizer
 from sod.config import SFTConfig, dump
 from sod.data import Trace, load_traces
 from sod.errors import DataError, ModelError
-from sod.models.hf import HFModel
+from sod.models.hf import HFModel, trainable
 from sod.optimizer import Optimizer
 from sod.runs import RunDirectory
 from sod.tools import interpreter_schema
@@ -35,7 +35,7 @@ def sft(config: SFTConfig, *, listener: Listener = lambda _event, _values: None)
             return
         tokenizer = load_tokenizer(config.student.path)
         records = tokenize(load_traces(config.traces), tokenizer, config=config, listener=listener)
-        student = HFModel.load(config.student)
+        student = HFModel.load(trainable(config.student))
         _check_vocabulary(records, student, config)
         run.truncate_after(0)  # a cold start is short: an interrupted one starts again
         _train(config, run, student, records, listener)

@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sod.agent import Agent, draw_seed, make_agent, run_all
 from sod.batch import collate
 from sod.chat import Tokenizer, load_tokenizer
 from sod.config import TrainConfig, dump
 from sod.data import load_problems
-from sod.errors import CollapseError, InfrastructureError, SignalError
+from sod.errors import CollapseError, EngineError, InfrastructureError, ModelError, SandboxError, SignalError
 from sod.evaluate import evaluate, summary
 from sod.guards import Alarm, Guards
 from sod.learner import Credit, Learner
 from sod.metrics import signal_metrics, trajectory_metrics
 from sod.models import Sampler
-from sod.models.hf import HFModel
+from sod.models.hf import HFModel, check_context, trainable
 from sod.optimizer import Optimizer
 from sod.records import trajectory_record
+from sod.rewards import reward_for
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
 from sod.runs import RunDirectory, read_records
@@ -68,7 +70,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     held_out = load_problems(config.evaluation) if config.evaluation else ()
     tokenizer = load_tokenizer(config.student.path)
     weights = str(checkpoint / "model") if checkpoint else config.student.path
-    student = HFModel.load(config.student.model_copy(update={"path": weights}))
+    student = HFModel.load(trainable(config.student.model_copy(update={"path": weights})))
+    check_context(student, config.agent)
     teacher_model = _load_teacher(config, tokenizer)
     teacher = None if teacher_model is None else _teacher(teacher_model, config)
     num_steps = config.update.num_updates * config.update.optimizer_steps
@@ -76,8 +79,9 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     rewards = {"math": MathReward()}
     async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
         agent = agent_of(config, student, tokenizer, sandbox)
-        for problem in (*problems, *held_out):
-            agent.prompt(problem)  # a prompt that is too long is found now, not at update 90
+        for problem in (*problems, *held_out):  # what cannot be played or graded is found now, not at update 90
+            agent.prompt(problem)
+            reward_for(rewards, problem)
         loop = TrainingLoop(
             config=config,
             run=run,
@@ -190,8 +194,8 @@ class TrainingLoop:
                 await self._update(self.done + 1)
                 await self._maybe_evaluate()
                 self._maybe_save()
-        except (asyncio.CancelledError, CollapseError):
-            self.save()
+        except (asyncio.CancelledError, CollapseError, EngineError, SandboxError):
+            self.save()  # these come between updates, when the weights are those of the last whole one
             raise
 
     async def _update(self, number: int) -> None:
@@ -316,8 +320,14 @@ class TrainingLoop:
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: optimizer, count and the guards' memory; later records are dropped."""
-        self.done = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["updates_done"])
-        self.learner.optimizer.load(checkpoint / "optimizer.safetensors")
+        try:
+            self.done = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["updates_done"])
+            self.learner.optimizer.load(checkpoint / "optimizer.safetensors")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(
+                f"{checkpoint} must be a whole checkpoint, got: {error}; delete that folder and run the same command "
+                "again to go on from the one before"
+            ) from error
         self.run.truncate_after(self.done)
         for record in read_records(self.run.path / "metrics.jsonl"):
             if "reward" in record:

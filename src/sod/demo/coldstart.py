@@ -21,17 +21,19 @@ TRACE_SEED = 11
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How one of the pair is trained: the teacher to the end, the student stopped where much is left to learn."""
+    """How one of the pair is trained: the teacher on careful traces, the student on a careless demonstrator's."""
 
     num_traces: int
+    slips: float
+    """Share of wrong steps in the traces."""
     epochs: float
     lr: float
     seed: int
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "student": Recipe(num_traces=3000, epochs=6.0, lr=3e-3, seed=1),
-    "teacher": Recipe(num_traces=5000, epochs=4.0, lr=2e-3, seed=1),
+    "student": Recipe(num_traces=12_000, slips=0.2, epochs=2.0, lr=2.5e-3, seed=1),
+    "teacher": Recipe(num_traces=6000, slips=0.0, epochs=3.0, lr=2e-3, seed=1),
 }
 
 
@@ -50,7 +52,10 @@ def cold_start(directory: Path, *, console: Console) -> None:
 def _cold_start(size: str, recipe: Recipe, directory: Path, console: Console) -> None:
     fresh, traces = directory / f"{size}-fresh", directory / f"{size}-traces.jsonl"
     write_model(size, fresh, seed=recipe.seed)
-    rows = (json.dumps({"messages": trace}) for trace in world.traces(recipe.num_traces, seed=TRACE_SEED))
+    rows = (
+        json.dumps({"messages": trace})
+        for trace in world.traces(recipe.num_traces, seed=TRACE_SEED, slips=recipe.slips)
+    )
     traces.write_text("\n".join(rows) + "\n", encoding="utf-8")
     config = SFTConfig.model_validate(
         {
@@ -58,9 +63,9 @@ def _cold_start(size: str, recipe: Recipe, directory: Path, console: Console) ->
             "student": {"path": str(fresh)},
             "traces": str(traces),
             "epochs": recipe.epochs,
-            "batch": 32,
+            "batch": 16,
             "max_tokens": 1024,
-            "tokens_per_microbatch": 8192,
+            "tokens_per_microbatch": 16384,
             "optimizer": {"lr": recipe.lr, "schedule": "cosine", "warmup": 0.1},
         }
     )

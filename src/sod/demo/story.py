@@ -158,7 +158,7 @@ def _train_config(place: Place, method: str) -> TrainConfig:
         "teacher.path": _model(place, "teacher"),
         "data.path": _data(place, "train"),
     }
-    overrides = [f"{key}={json.dumps(str(value))}" for key, value in given.items()]
+    overrides = [f"{key}={json.dumps(str(value), ensure_ascii=False)}" for key, value in given.items()]
     with as_file(SETTINGS) as path:
         return load(
             TrainConfig, path, overrides=[*overrides, f"method={method}", f"seed={place.seed}", *place.scale.overrides]

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sod.config import ModelConfig, SamplingConfig
+from sod.config import AgentConfig, ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError
 from sod.models.decode import Decoder
 from sod.models.logprobs import TokenLogprobs, head_logprobs
@@ -30,7 +30,7 @@ from sod.models.weights import load_module, save_module
 from sod.models.worker import Worker
 from sod.types import Completion
 
-__all__ = ["HFModel", "TokenLogprobs"]
+__all__ = ["HFModel", "TokenLogprobs", "check_context", "trainable"]
 
 
 class HFModel:
@@ -84,6 +84,11 @@ class HFModel:
     def vocab_size(self) -> int:
         """Tokens the model knows, padding of the embedding included."""
         return self._network.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model knows: prompt and response together."""
+        return self._network.max_length
 
     @property
     def policy_version(self) -> int:
@@ -242,3 +247,18 @@ def _parked_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 5
     return 4 << 30
+
+
+def trainable(config: ModelConfig) -> ModelConfig:
+    """The config of a model that is trained: "auto" is float32, since AdamW's steps vanish in bfloat16 weights."""
+    return config.model_copy(update={"dtype": "float32"}) if config.dtype == "auto" else config
+
+
+def check_context(model: HFModel, limits: AgentConfig) -> None:
+    """The longest episode must fit the model's positions. Raises ModelError."""
+    longest = limits.max_prompt_tokens + limits.max_response_tokens
+    if longest > model.max_length:
+        raise ModelError(
+            f"agent.max_prompt_tokens + agent.max_response_tokens must be at most the model's {model.max_length} "
+            f"positions, got {limits.max_prompt_tokens} + {limits.max_response_tokens} = {longest}; lower one of them"
+        )

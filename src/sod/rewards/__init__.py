@@ -8,7 +8,7 @@ from typing import Protocol
 from sod.errors import DataError
 from sod.types import Problem, Score, Trajectory
 
-__all__ = ["Reward", "grade"]
+__all__ = ["Reward", "grade", "reward_for"]
 
 
 class Reward(Protocol):
@@ -21,10 +21,15 @@ class Reward(Protocol):
 
 async def grade(rewards: Mapping[str, Reward], problem: Problem, trajectory: Trajectory) -> Score:
     """Grade with the reward that the problem names. Raises DataError when there is none."""
+    return await reward_for(rewards, problem).score(problem, trajectory)
+
+
+def reward_for(rewards: Mapping[str, Reward], problem: Problem) -> Reward:
+    """The reward that the problem names. Raises DataError when there is none."""
     reward = rewards.get(problem.grader)
     if reward is None:
         raise DataError(
             f"problem {problem.id}: its grader must be one of {sorted(rewards)}, got {problem.grader!r}; "
             "give the row another `grader` or leave it out"
         )
-    return await reward.score(problem, trajectory)
+    return reward
