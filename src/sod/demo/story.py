@@ -76,7 +76,7 @@ def tell(
     """Do it all and print what came out. A second call reuses what is finished."""
     start = time.perf_counter()
     place = Place(directory=directory, seed=seed, scale=scale)
-    _write_problems(place)
+    write_problems(place)
     if from_scratch:
         cold_start(place.models, console=console)
     console.print("[bold]1. The cold-started student before distillation[/]")
@@ -90,7 +90,7 @@ def tell(
     console.print(f"Done in {time.perf_counter() - start:.0f} s.")
 
 
-def _write_problems(place: Place) -> None:
+def write_problems(place: Place) -> None:
     """Training and test problems as ordinary files of rows."""
     for name, count, seed in (("train", NUM_TRAIN, TRAIN_SEED), ("test", place.scale.num_test, TEST_SEED)):
         path = _data(place, name)
@@ -147,11 +147,11 @@ def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping
 
 def _shared_limits(place: Place) -> dict[str, Any]:
     """The demo's limits of episodes, tool and sandbox, the same in training and evaluation."""
-    settings = _train_config(place, METHODS[0])
+    settings = train_config(place, METHODS[0])
     return {name: getattr(settings, name).model_dump() for name in ("agent", "tool", "sandbox")}
 
 
-def _train_config(place: Place, method: str) -> TrainConfig:
+def train_config(place: Place, method: str) -> TrainConfig:
     given = {
         "run": place.run(method),
         "student.path": _model(place, "student"),
@@ -167,7 +167,7 @@ def _train_config(place: Place, method: str) -> TrainConfig:
 
 def _distil(place: Place, method: str, console: Console) -> Path:
     """Train with one method; returns where the trained student lies."""
-    config = _train_config(place, method)
+    config = train_config(place, method)
     with _bar(console) as bar:
         task = bar.add_task(method, total=config.update.num_updates)
 
