@@ -33,7 +33,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "student": Recipe(num_traces=12_000, slips=0.2, epochs=2.0, lr=2.5e-3, seed=1),
-    "teacher": Recipe(num_traces=6000, slips=0.0, epochs=3.0, lr=2e-3, seed=1),
+    "teacher": Recipe(num_traces=12_000, slips=0.0, epochs=3.0, lr=2e-3, seed=1),
 }
 
 
