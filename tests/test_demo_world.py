@@ -1,4 +1,4 @@
-"""The embedded world: its answers are right, its traces are what the real interpreter says, its models load as any other."""
+"""The embedded world: right answers, traces that the real interpreter confirms, models that load as any other."""
 
 from __future__ import annotations
 

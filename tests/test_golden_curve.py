@@ -1,8 +1,8 @@
-"""Twenty updates of the demo's SOD run, small, against the curve that was recorded: `python tests/test_golden_curve.py` records.
+"""Twenty updates of the demo's SOD run, small, against the curve that was recorded.
 
-Draws are decided by seeds, but a draw whose number lies within rounding of a border may fall differently on another
-processor, and then everything after it differs a little. So the first update must agree closely, and the rest in its means
-over five updates, within bounds that a change of the rule (a lost weight, another clip, a missing term) breaks.
+`python tests/test_golden_curve.py` records it. Draws are decided by seeds, but one whose number lies within rounding
+of a border may fall differently on another processor, and then everything after it differs a little. So the first update
+must agree closely, and the rest in its means over five updates, within bounds that a change of the rule breaks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from sod.config import load
 from sod.demo import story
 from sod.runs import read_records
 

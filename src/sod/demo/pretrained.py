@@ -79,7 +79,7 @@ def make_tokenizer(*, seed: int = 0, num_traces: int = 2000) -> Any:
     trainer.vocab_size = VOCABULARY_SIZE - len(reserved)
     tokenizer.train_from_iterator(_corpus(num_traces, seed=seed), trainer)
     tokenizer.add_tokens(reserved)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
