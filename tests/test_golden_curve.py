@@ -1,8 +1,8 @@
 """Twenty updates of the demo's SOD run, small, against the curve that was recorded.
 
 `python tests/test_golden_curve.py` records it. Draws are decided by seeds, but one whose number lies within rounding
-of a border may fall differently on another processor, and then everything after it differs a little. So the first update
-must agree closely, and the rest in its means over five updates, within bounds that a change of the rule breaks.
+of a border may fall differently on another processor, and then everything after it differs a little: so the first
+update must agree closely, and the rest in its means over five updates, within bounds that a change of the rule breaks.
 """
 
 from __future__ import annotations
