@@ -13,6 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -197,16 +198,31 @@ def _bar(console: Console) -> Progress:
 
 
 def _table(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]], scale: Scale) -> Table:
-    table = Table(title=f"{scale.num_test} test problems x {scale.test_samples} samples, temperature 1")
-    for column in ("student", "avg@k  [95 % interval]", "pass@k", "maj@k", "tool calls", "against the start", "p"):
-        table.add_column(column, justify="left" if column == "student" else "right")
+    """Fits 80 columns."""
+    table = Table(
+        title=f"{scale.num_test} test problems x {scale.test_samples} samples; percent, 95 % intervals",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        title_justify="left",
+    )
+    for column in ("student", "avg@k", "interval", "maj@k", "calls", "against the start", "p"):
+        table.add_column(column, justify="left" if column == "student" else "right", no_wrap=True)
     for name, numbers in results.items():
-        interval = rf"{numbers['avg@k']:.1%} \[{numbers['avg@k_low']:.1%}, {numbers['avg@k_high']:.1%}]"
-        against = "" if name == "start" else _against(_paired(means["start"], means[name]))
-        p_value = "" if name == "start" else f"{_paired(means['start'], means[name]).p_value:.4f}"
-        row = (interval, f"{numbers['pass@k']:.1%}", f"{numbers['maj@k']:.1%}", f"{numbers['tool_calls']:.2f}")
-        table.add_row(name, *row, against, p_value)
+        comparison = None if name == "start" else _paired(means["start"], means[name])
+        table.add_row(
+            name,
+            f"{100 * numbers['avg@k']:.1f}",
+            f"{100 * numbers['avg@k_low']:.1f}-{100 * numbers['avg@k_high']:.1f}",
+            f"{100 * numbers['maj@k']:.1f}",
+            f"{numbers['tool_calls']:.2f}",
+            "" if comparison is None else _against(comparison),
+            "" if comparison is None else _p_value(comparison),
+        )
     return table
+
+
+def _p_value(comparison: Comparison) -> str:
+    return "<1e-4" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
 
 
 def _paired(before: Mapping[str, float], after: Mapping[str, float]) -> Comparison:
@@ -215,7 +231,7 @@ def _paired(before: Mapping[str, float], after: Mapping[str, float]) -> Comparis
 
 
 def _against(comparison: Comparison) -> str:
-    return rf"{100 * comparison.difference:+.1f} \[{100 * comparison.low:+.1f}, {100 * comparison.high:+.1f}]"
+    return rf"{100 * comparison.difference:+.1f} \[{100 * comparison.low:.1f}, {100 * comparison.high:.1f}]"
 
 
 def _show(place: Place, console: Console) -> None:
@@ -223,6 +239,6 @@ def _show(place: Place, console: Console) -> None:
     record = telling_trajectory(read_trajectories(place.run("sod")))
     if record is not None:
         console.print("[bold]One trajectory, step by step[/]: d is the gap to the teacher in nats, w the trust in it")
-        console.print(escape(show_trajectory(record)))
+        console.print(show_trajectory(record), markup=False, soft_wrap=True)
     report = write_report([place.run(method) for method in METHODS], place.run("report"))
-    console.print(f"Tables and pictures: {report}")
+    console.print(f"Tables and pictures: {report.parent}", soft_wrap=True)
