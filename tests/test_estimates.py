@@ -87,6 +87,14 @@ def test_problems_weigh_the_same_however_many_samples_they_kept() -> None:
     assert average_at_k([[True], [False, False, False]]).value == 0.5
 
 
+def test_an_all_alike_result_is_not_certainty() -> None:
+    """0 of 24 problems: the upper end is the share at which 24 misses in a row still happen once in forty."""
+    estimate = average_at_k([[False, False]] * 24)
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert (1.0 - estimate.high) ** 24 == pytest.approx(0.025)
+    assert average_at_k([[True]] * 24).low == pytest.approx(1.0 - estimate.high)
+
+
 def test_one_problem_says_nothing_about_others() -> None:
     estimate = average_at_k([[True, True, False, False]])
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)

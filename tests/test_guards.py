@@ -49,6 +49,16 @@ def test_a_run_that_began_badly_has_nothing_to_fall_from() -> None:
     assert heard([{"tool_calls": 0.0, "reward": 0.0, "failed_calls": 20}] * 6) == [[]] * 6
 
 
+def test_an_alarm_that_goes_on_is_marked() -> None:
+    guards = Guards(config=GuardConfig(window=2))
+    low = {**HEALTHY, "tool_calls": 0.5}
+    said = [[alarm.ongoing for alarm in guards.check(each)] for each in (HEALTHY, HEALTHY, low, low, low)]
+    assert said == [[], [], [], [False], [True]]
+    for _ in range(2):
+        assert [alarm.rule for alarm in guards.check(HEALTHY)][:1] in ([], ["tool_calls"])
+    assert [[alarm.ongoing for alarm in guards.check(each)] for each in (low, low)][-1] == [False], "it began anew"
+
+
 def test_small_ups_and_downs_are_no_alarm() -> None:
     assert heard([{}, {}, {"tool_calls": 2.0, "reward": 0.25}, {"tool_calls": 1.6}, {"reward": 0.21}]) == [[]] * 5
 

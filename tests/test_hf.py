@@ -24,12 +24,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sod.config import ModelConfig, SamplingConfig
+from sod.config import AgentConfig, ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError, StorageError
 from sod.models import Sampler, Scorer, logprobs
 from sod.models.cache import Parked, ParkingLot
 from sod.models.grouping import length_groups
-from sod.models.hf import HFModel
+from sod.models.hf import HFModel, check_context, trainable
 from sod.models.sampling import draw, mix, uniform
 from sod.types import Completion
 
@@ -713,3 +713,15 @@ def test_a_parking_lot_drops_the_oldest() -> None:
     assert [lot.take(name) is None for name in "abc"] == [True, False, False]
     lot.put("d", Parked(token_ids=(1,), kv=(torch.zeros(100),)))  # alone too large
     assert len(lot) == 0
+
+
+def test_the_longest_episode_must_fit_the_models_positions(tiny_module) -> None:
+    model = HFModel(tiny_module(0))
+    check_context(model, AgentConfig(max_prompt_tokens=10, max_response_tokens=model.max_length - 10))
+    with pytest.raises(ModelError, match=r"= \d+; lower one of them"):
+        check_context(model, AgentConfig(max_prompt_tokens=11, max_response_tokens=model.max_length - 10))
+
+
+def test_a_trained_model_is_float32_unless_asked_otherwise() -> None:
+    assert trainable(ModelConfig(path="x")).dtype == "float32"
+    assert trainable(ModelConfig(path="x", dtype="bfloat16")).dtype == "bfloat16"

@@ -72,6 +72,17 @@ def test_another_config_names_the_keys(tmp_path: Path) -> None:
         opened(tmp_path / "run", seed=1, optimizer={"lr": 0.2, "betas": [0.9, 0.999]}, extra=1)
 
 
+def test_a_run_that_failed_before_it_recorded_anything_gives_way(tmp_path: Path) -> None:
+    with pytest.raises(DataError), opened(tmp_path / "run", data="typo.jsonl"):
+        raise DataError("typo.jsonl: there is no such file")
+    with opened(tmp_path / "run", data="right.jsonl") as run:
+        assert not run.resumed
+        run.append("metrics", {"update": 1})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "right.jsonl"
+    with pytest.raises(ConfigError, match="data"):
+        opened(tmp_path / "run", data="another.jsonl")
+
+
 def test_another_command_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "run").close()
     with pytest.raises(ConfigError, match="sod train"):

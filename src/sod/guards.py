@@ -7,7 +7,7 @@ the released code lost their tool calls between update 10 and 20 while the loss 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sod.config import GuardConfig
 
@@ -17,11 +17,12 @@ MIN_INFRASTRUCTURE_FAILURES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
-    """A rule that was met. `fatal` alarms end the run whatever `on_alarm` says."""
+    """A rule that was met. `fatal` alarms end the run whatever `on_alarm` says; `ongoing` ones were met before, too."""
 
     rule: str
     message: str
     fatal: bool = False
+    ongoing: bool = False
 
 
 @dataclass(kw_only=True)
@@ -33,16 +34,15 @@ class Guards:
     _ringing: set[str] = field(default_factory=set)
 
     def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
-        """Alarms that begin with this update, from its rewards, calls and infrastructure failures."""
+        """The alarms of this update, from its rewards, calls and infrastructure failures."""
         self._history.append(metrics)
         window = self.config.window
         recent = self._history[-window:]
         alarms = [*self._infrastructure(recent)]
         if len(self._history) >= 2 * window:
             alarms += self._collapse(self._history[:window], recent)
-        new = [alarm for alarm in alarms if alarm.rule not in self._ringing or alarm.fatal]
-        self._ringing = {alarm.rule for alarm in alarms}
-        return new
+        ringing, self._ringing = self._ringing, {alarm.rule for alarm in alarms}
+        return [replace(alarm, ongoing=alarm.rule in ringing) for alarm in alarms]
 
     def _collapse(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
         alarms = []

@@ -285,10 +285,10 @@ class TrainingLoop:
             self.run.append("trajectories", trajectory_record(trajectory, update=number))
 
     def _heed(self, alarms: Sequence[Alarm]) -> None:
-        """Warn of alarms; stop on those that say so."""
+        """Warn of alarms once; stop on those that say so."""
         action = self.config.guards.on_alarm
         for alarm in alarms:
-            if action == "off" and not alarm.fatal:
+            if not alarm.fatal and (action == "off" or (action == "warn" and alarm.ongoing)):
                 continue
             self.run.append("metrics", {"update": self.done, "alarm": alarm.rule, "message": alarm.message})
             self.listener("alarm", {"update": self.done, "rule": alarm.rule, "message": alarm.message})
