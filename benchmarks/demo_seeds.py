@@ -33,7 +33,9 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False)
     for seed in options.seeds:
-        tell(options.out, seed=seed, from_scratch=False, console=console)
+        place = Place(directory=options.out, seed=seed, scale=Scale())
+        if not all((place.evaluation(name) / "evaluation.json").exists() for name in ("start", *METHODS)):
+            tell(options.out, seed=seed, from_scratch=False, console=console)
     start = pooled(options.out, "start", options.seeds)
     print(f"\n{len(options.seeds)} seeds, {len(start)} test problems")
     print(f"start  {sum(start.values()) / len(start):6.1%}")
@@ -42,11 +44,11 @@ def main() -> None:
         result = compare([start[key] for key in start], [after[key] for key in start])
         print(
             f"{method:6} {sum(after.values()) / len(after):6.1%}   {100 * result.difference:+.1f} points "
-            f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}]   p = {result.p_value:.5f}"
+            f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}]   p = {result.p_value:.2g}"
         )
     opd, sod = (pooled(options.out, method, options.seeds) for method in ("opd", "sod"))
     result = compare([opd[key] for key in start], [sod[key] for key in start])
-    print(f"sod against opd: {100 * result.difference:+.1f} points, p = {result.p_value:.3f}")
+    print(f"sod against opd: {100 * result.difference:+.1f} points, p = {result.p_value:.2g}")
 
 
 if __name__ == "__main__":

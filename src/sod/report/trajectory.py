@@ -14,6 +14,8 @@ MAX_COLUMNS = 160
 BAR_COLUMNS = 20
 READABLE_STEPS = range(3, 9)
 """Trajectories of so many steps tell a story that fits a page."""
+READABLE_CHARACTERS = 400
+"""And of so much text: a student that repeats itself fills pages."""
 _FINE = frozenset({ToolStatus.OK, ToolStatus.INFRASTRUCTURE})
 
 
@@ -44,7 +46,8 @@ def telling_rank(record: Mapping[str, Any]) -> tuple[float, ...]:
     failed, wrong = has_failed_call(record), mapping(record.get("score")).get("correct") is False
     weight_range, divergence_range = _range(weights), _range(divergences)
     qualities = (len(turns) >= READABLE_STEPS.start, failed or wrong, weight_range > 0.05)
-    readable = len(turns) in READABLE_STEPS
+    num_characters = sum(len(str(mapping(turn).get("text"))) for turn in turns)
+    readable = len(turns) in READABLE_STEPS and num_characters <= READABLE_CHARACTERS
     return (sum(qualities), readable, failed, weight_range, divergence_range, -len(turns))
 
 
