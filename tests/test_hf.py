@@ -24,7 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sod.config import AgentConfig, ModelConfig, SamplingConfig
+from sod.config import ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError, StorageError
 from sod.models import Sampler, Scorer, logprobs
 from sod.models.cache import Parked, ParkingLot
@@ -717,9 +717,9 @@ def test_a_parking_lot_drops_the_oldest() -> None:
 
 def test_the_longest_episode_must_fit_the_models_positions(tiny_module) -> None:
     model = HFModel(tiny_module(0))
-    check_context(model, AgentConfig(max_prompt_tokens=10, max_response_tokens=model.max_length - 10))
-    with pytest.raises(ModelError, match=r"= \d+; lower one of them"):
-        check_context(model, AgentConfig(max_prompt_tokens=11, max_response_tokens=model.max_length - 10))
+    check_context(model, longest_prompt=100, max_response_tokens=model.max_length - 100)
+    with pytest.raises(ModelError, match=f"at most {model.max_length - 101}$"):
+        check_context(model, longest_prompt=101, max_response_tokens=model.max_length - 100)
 
 
 def test_a_trained_model_is_float32_unless_asked_otherwise() -> None:

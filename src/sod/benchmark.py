@@ -13,7 +13,7 @@ from sod.config import EvalConfig, dump
 from sod.data import load_problems
 from sod.errors import InfrastructureError
 from sod.evaluate import Evaluation, Sample, evaluate, summary
-from sod.models.hf import HFModel
+from sod.models.hf import HFModel, check_context
 from sod.records import score_of, trajectory_of, trajectory_record
 from sod.rewards.math import MathReward
 from sod.runs import RunDirectory, read_json, read_trajectories
@@ -50,17 +50,20 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
     done = samples_on_disk(run, problems)
     total = len(problems) * config.samples
     counter = _Counter(run=run, listener=listener, total=total, done=len(done))
+    tokenizer = load_tokenizer(config.model.path)
+    model = HFModel.load(config.model)
     async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
         agent = make_agent(
-            tokenizer=load_tokenizer(config.model.path),
-            sampler=HFModel.load(config.model),
+            tokenizer=tokenizer,
+            sampler=model,
             sandbox=sandbox,
             limits=config.agent,
             tool=config.tool,
             sampling=config.sampling,
         )
-        for problem in problems:
-            agent.prompt(problem)  # a prompt that is too long is found now, not after hours
+        # What does not fit is found now, not after hours.
+        longest = max(len(agent.prompt(problem)) for problem in problems)
+        check_context(model, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
         return await evaluate(
             agent,
             problems,

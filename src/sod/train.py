@@ -71,7 +71,6 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     tokenizer = load_tokenizer(config.student.path)
     weights = str(checkpoint / "model") if checkpoint else config.student.path
     student = HFModel.load(trainable(config.student.model_copy(update={"path": weights})))
-    check_context(student, config.agent)
     teacher_model = _load_teacher(config, tokenizer)
     teacher = None if teacher_model is None else _teacher(teacher_model, config)
     num_steps = config.update.num_updates * config.update.optimizer_steps
@@ -80,8 +79,9 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
         agent = agent_of(config, student, tokenizer, sandbox)
         for problem in (*problems, *held_out):  # what cannot be played or graded is found now, not at update 90
-            agent.prompt(problem)
             reward_for(rewards, problem)
+        longest = max(len(agent.prompt(problem)) for problem in (*problems, *held_out))
+        check_context(student, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
         loop = TrainingLoop(
             config=config,
             run=run,

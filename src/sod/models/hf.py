@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sod.config import AgentConfig, ModelConfig, SamplingConfig
+from sod.config import ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError
 from sod.models.decode import Decoder
 from sod.models.logprobs import TokenLogprobs, head_logprobs
@@ -254,11 +254,11 @@ def trainable(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"dtype": "float32"}) if config.dtype == "auto" else config
 
 
-def check_context(model: HFModel, limits: AgentConfig) -> None:
-    """The longest episode must fit the model's positions. Raises ModelError."""
-    longest = limits.max_prompt_tokens + limits.max_response_tokens
-    if longest > model.max_length:
+def check_context(model: HFModel, *, longest_prompt: int, max_response_tokens: int) -> None:
+    """The longest episode must fit the model's positions, in tokens. Raises ModelError."""
+    if longest_prompt + max_response_tokens > model.max_length:
         raise ModelError(
-            f"agent.max_prompt_tokens + agent.max_response_tokens must be at most the model's {model.max_length} "
-            f"positions, got {limits.max_prompt_tokens} + {limits.max_response_tokens} = {longest}; lower one of them"
+            f"the longest prompt + agent.max_response_tokens must be at most the model's {model.max_length} positions, "
+            f"got {longest_prompt} + {max_response_tokens}; set agent.max_response_tokens to at most "
+            f"{max(0, model.max_length - longest_prompt)}"
         )
