@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sod.errors import SignalError
+from sod.models.grouping import length_groups
 from sod.types import Score, Trajectory
 
 
@@ -84,10 +85,10 @@ def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False) -> Batch
     longest = max(len(trajectory.token_ids) for trajectory in trajectories)
     teacher = [_spread_teacher(rollout) for rollout in rollouts]
     return Batch(
-        token_BT=_pad([trajectory.token_ids for trajectory in trajectories], longest, 0, torch.int64),
-        step_BT=_pad([trajectory.step for trajectory in trajectories], longest, -1, torch.int64),
-        rollout_logprobs_BT=_pad([t.rollout_logprobs for t in trajectories], longest, 0.0, torch.float32),
-        teacher_logprobs_BT=_pad(teacher, longest, float("nan"), torch.float32),
+        token_BT=pad([trajectory.token_ids for trajectory in trajectories], longest, 0, torch.int64),
+        step_BT=pad([trajectory.step for trajectory in trajectories], longest, -1, torch.int64),
+        rollout_logprobs_BT=pad([t.rollout_logprobs for t in trajectories], longest, 0.0, torch.float32),
+        teacher_logprobs_BT=pad(teacher, longest, float("nan"), torch.float32),
         reward_B=torch.tensor([rollout.score.value for rollout in rollouts], dtype=torch.float32),
         group_B=torch.tensor([rollout.group for rollout in rollouts]),
         length_B=torch.tensor([len(trajectory.token_ids) for trajectory in trajectories]),
@@ -100,14 +101,8 @@ def microbatches(length_B: Tensor, *, max_tokens: int) -> Iterator[Tensor]:
     `lengths [5 2 4], max_tokens 8 -> [1 2] [0]`. A row longer than `max_tokens` stands alone.
     """
     order = torch.argsort(length_B, stable=True)
-    part: list[int] = []
-    for row, length in zip(order.tolist(), length_B[order].tolist(), strict=True):
-        if part and (len(part) + 1) * length > max_tokens:
-            yield torch.tensor(part)
-            part = []
-        part.append(row)
-    if part:
-        yield torch.tensor(part)
+    for group in length_groups(length_B[order].tolist(), max_tokens=max_tokens):
+        yield order[group.start : group.stop]
 
 
 def _require_teacher(rollouts: Sequence[Rollout]) -> None:
@@ -128,7 +123,8 @@ def _spread_teacher(rollout: Rollout) -> list[float]:
     return values
 
 
-def _pad(rows: Sequence[Sequence[float]], longest: int, padding: float, dtype: torch.dtype) -> Tensor:
+def pad(rows: Sequence[Sequence[float]], longest: int, padding: float, dtype: torch.dtype) -> Tensor:
+    """Rows of numbers as one (B, longest) tensor, filled up on the right."""
     padded = torch.full((len(rows), longest), padding, dtype=dtype)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = torch.tensor(row, dtype=dtype)

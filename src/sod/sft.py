@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sod.agent import draw_seed
-from sod.batch import microbatches
+from sod.batch import microbatches, pad
 from sod.chat import Chat, Tokenizer, TokenRecord, load_tokenizer
 from sod.config import SFTConfig, dump
 from sod.data import Trace, load_traces
@@ -127,12 +127,9 @@ def step(
 
 def _padded(records: Sequence[TokenRecord], *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(len(record.token_ids) for record in records)
-    token_BT = torch.zeros(len(records), longest, dtype=torch.int64)
-    mask_BT = torch.zeros(len(records), longest, dtype=torch.bool)
-    for row, record in enumerate(records):
-        token_BT[row, : len(record.token_ids)] = torch.tensor(record.token_ids)
-        mask_BT[row, : len(record.step)] = torch.tensor(record.step) >= 0
-    return token_BT.to(device), mask_BT.to(device)
+    token_BT = pad([record.token_ids for record in records], longest, 0, torch.int64)
+    step_BT = pad([record.step for record in records], longest, -1, torch.int64)
+    return token_BT.to(device), (step_BT >= 0).to(device)
 
 
 def final_model(run: str | Path) -> Path:
