@@ -1,11 +1,11 @@
-"""What crosses a border: Problem -> Completion -> ToolResult -> Turn -> Trajectory -> Score -> Group.
+"""What crosses a border: Problem -> Completion -> ToolResult -> Turn -> Trajectory -> Score.
 
 All records are frozen. A Trajectory *is* its tokens: what was sampled is never rendered again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -180,12 +180,3 @@ class Score:
     correct: bool
     reason: str
     answer: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """The siblings of one problem with their scores: the unit GRPO compares within."""
-
-    problem: Problem
-    trajectories: Sequence[Trajectory]
-    scores: Sequence[Score]
