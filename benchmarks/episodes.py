@@ -20,14 +20,14 @@ from sod.demo import world
 from sod.evaluate import Evaluation, evaluate
 from sod.models.hf import HFModel
 from sod.rewards.math import MathReward
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox import make_sandbox
 
 
 async def play(path: str, *, problems: int, samples: int, repeats: int) -> tuple[list[float], Evaluation]:
     """Wall times of the repeats, and the last one's samples. The first call warms the sandbox and is not timed."""
     limits = AgentConfig(max_turns=12, max_response_tokens=600)
     model, tokenizer = HFModel.load(ModelConfig(path=path)), load_tokenizer(path)
-    async with LocalSandbox(**SandboxConfig(preload=()).model_dump()) as sandbox:
+    async with make_sandbox(SandboxConfig(preload=())) as sandbox:
         agent = make_agent(
             sampler=model,
             tokenizer=tokenizer,

@@ -17,7 +17,6 @@ from sod.config import EvalConfig, dump, parse
 from sod.errors import DataError, InfrastructureError
 from sod.records import trajectory_of
 from sod.runs import read_json, read_trajectories
-from sod.sandbox import ExecutionResult
 from sod.sandbox.local import LocalSandbox
 
 NUM_PROBLEMS, SAMPLES = 5, 4
@@ -155,4 +154,3 @@ def test_the_sandbox_gets_the_configs_limits(settings: dict[str, Any], monkeypat
     monkeypatch.setattr(LocalSandbox, "__init__", recorded)
     run_benchmark(config(settings, samples=1, sandbox={"memory_mb": 77, "workers": 1, "preload": []}))
     assert [(limits["memory_mb"], limits["workers"], limits["preload"]) for limits in made] == [(77, 1, ())]
-    assert ExecutionResult  # the sandbox starts its workers when code first runs: none did here

@@ -11,7 +11,7 @@ from sod.chat import Chat, load_tokenizer
 from sod.config import SandboxConfig, ToolConfig
 from sod.demo import world
 from sod.demo.pretrained import SIZES, make_tokenizer, write_model
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox import make_sandbox
 from sod.tools import CodeInterpreter, interpreter_schema
 from sod.types import ToolStatus
 
@@ -39,7 +39,7 @@ def test_traces_are_what_the_interpreter_says() -> None:
     problems = list(world.problems(40, seed=5))
 
     async def observations() -> list[list[tuple[ToolStatus, str]]]:
-        async with LocalSandbox(**SandboxConfig(preload=()).model_dump()) as sandbox:
+        async with make_sandbox(SandboxConfig(preload=())) as sandbox:
             tool = CodeInterpreter(sandbox, config=ToolConfig())
             return [
                 [

@@ -122,12 +122,8 @@ def test_gpu_findings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("result", "state", "words"),
     [
-        ({"status": "ok", "stdout": "1\n", "isolation": ("pidns", "netns")}, "ok", "isolation: pidns, netns"),
-        (
-            {"status": "ok", "stdout": "1\n", "isolation": ("rlimits",)},
-            "warn",
-            "can reach other processes and the network",
-        ),
+        ({"status": "ok", "stdout": "1\n", "isolation": ("A", "pidns", "netns")}, "ok", "level A, print(1) in 10 ms"),
+        ({"status": "ok", "stdout": "1\n", "isolation": ("B", "landlock7")}, "warn", "level B, print(1) in 10 ms"),
         ({"status": "sandbox_error", "stdout": "", "detail": "no fork"}, "missing", "sandbox_error: no fork"),
         ({"status": "ok", "stdout": ""}, "missing", "ended as ok"),
     ],

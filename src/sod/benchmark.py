@@ -17,7 +17,7 @@ from sod.models.hf import HFModel, check_context
 from sod.records import score_of, trajectory_of, trajectory_record
 from sod.rewards.math import MathReward
 from sod.runs import RunDirectory, read_json, read_trajectories
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox import make_sandbox
 from sod.types import Problem
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -52,7 +52,9 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
     counter = _Counter(run=run, listener=listener, total=total, done=len(done))
     tokenizer = load_tokenizer(config.model.path)
     model = HFModel.load(config.model)
-    async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
+    async with make_sandbox(config.sandbox) as sandbox:
+        run.note("sandbox", sandbox.layers)
+        listener("sandbox", {"layers": sandbox.layers})
         agent = make_agent(
             tokenizer=tokenizer,
             sampler=model,

@@ -1,4 +1,4 @@
-"""The command `sod`: demo | sft | train | eval | report | doctor.
+"""The command `sod`: demo | sft | train | eval | report | sandbox | doctor.
 
 Commands read a config, call one function of the package, and turn its errors into one clear message. Nothing heavy is
 imported before a command needs it.
@@ -6,15 +6,16 @@ imported before a command needs it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +24,9 @@ from typer.core import TyperGroup
 
 from sod import __version__
 from sod.errors import SodError
+
+if TYPE_CHECKING:
+    from sod.config import SandboxConfig
 
 
 class _Commands(TyperGroup):
@@ -41,6 +45,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+sandbox_app = typer.Typer(help="The sandbox that runs the model's code: check it, serve it.", no_args_is_help=True)
+app.add_typer(sandbox_app, name="sandbox")
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -196,6 +202,61 @@ def doctor(
         sys.exit(1)
 
 
+@sandbox_app.command("check")
+def sandbox_check() -> None:
+    """Try both levels: what confines code on this machine, and what it could do in spite of it."""
+    asyncio.run(_check_levels())
+
+
+async def _check_levels() -> None:
+    from sod.sandbox.check import probe_level
+
+    levels: tuple[Literal["A", "B"], ...] = ("A", "B")
+    works = False
+    for level in levels:
+        _say(f"level {level}")
+        probes = []
+        async for probe in probe_level(level):
+            probes.append(probe)
+            mark = ("  holds", "green") if probe.held else ("  FAILS", "bold red")
+            _say(Text.assemble(mark, f"  {probe.name}: {probe.found}"))
+        works = works or all(probe.held for probe in probes)
+    if not works:
+        sys.exit(1)
+
+
+@sandbox_app.command("serve")
+def sandbox_serve(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of [sandbox]: workers=8 memory_mb=512"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+) -> None:
+    """Offer SandboxFusion's POST /run_code on this machine, run by the local sandbox.
+
+    SOD_SANDBOX_TOKEN in the environment is the bearer token that callers must give.
+    """
+    from sod.config import SandboxConfig, load
+
+    settings = load(SandboxConfig, None, overrides=overrides or ())
+    _quiet()
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve_sandbox(settings, host=host, port=port))
+
+
+async def _serve_sandbox(settings: SandboxConfig, *, host: str, port: int) -> None:
+    from sod.sandbox import make_sandbox
+    from sod.sandbox.serve import serve
+
+    async with make_sandbox(settings) as sandbox:
+        _say(sandbox_line(sandbox.layers))
+        await serve(sandbox, host=host, port=port)
+
+
 def _say(line: str | Text) -> None:
     """One line as it is: paths, ids and messages may hold what rich would take for markup."""
     console.print(line, soft_wrap=True, markup=False)
@@ -250,11 +311,24 @@ def _alarm_line(values: Mapping[str, Any]) -> Text:
     return Text.assemble(("ALARM", "bold red"), f" at update {values['update']}: {values['message']}")
 
 
+def sandbox_line(layers: Sequence[str]) -> Text:
+    """How code is cut off, loud where it is not: `sandbox level A: userns, pidns, ...`."""
+    level, *others = layers
+    text = Text(f"sandbox {level if level in ('fusion', 'unsafe') else f'level {level}'}: {', '.join(others)}")
+    if level == "unsafe":
+        text.stylize("bold red")
+        text.append("  CODE RUNS WITH YOUR OWN RIGHTS (sandbox.allow_unsafe)")
+    elif level == "B":
+        text.append("  (code can start no processes)")
+    return text
+
+
 _LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
     "update": _update_line,
     "step": _step_line,
     "evaluation": _evaluation_line,
     "alarm": _alarm_line,
+    "sandbox": lambda values: sandbox_line(values["layers"]),
     "finished": lambda values: f"{values['run']} is finished already; give another `run` to start anew.",
     "resumed": lambda values: f"Continuing after update {values['update']}.",
     "progress": lambda values: (

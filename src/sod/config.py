@@ -144,18 +144,30 @@ class ToolConfig(Section):
 class SandboxConfig(Section):
     """Where the student's code runs."""
 
+    urls: Annotated[tuple[str, ...], FromList] = ()
+    """SandboxFusion servers (http://HOST:PORT) to run code on instead of this machine; none is off."""
+    isolation: Literal["auto", "A", "B"] = "auto"
+    """How code is cut off from this machine: "A" by namespaces, "B" by Landlock and seccomp, "auto" A where possible."""
+    allow_unsafe: bool = False
+    """Run code with your own rights where the machine allows neither A nor B. Only for code that you trust."""
     workers: Count = 2
-    """Fork servers."""
+    """Fork servers of each kind (with the preloaded packages and without)."""
     concurrent_per_worker: Count = 8
     """Calls that run at once in each; more wait, and the wait is not charged to them."""
     memory_mb: Count = 1024
-    """Address space a call may add, in MiB."""
+    """Memory a call may add, in MiB, its subprocesses included."""
     disk_mb: Count = 64
-    """Largest file a call may write, in MiB."""
+    """Files a call may write, in MiB altogether."""
     max_output_bytes: Count = 65536
     """Bytes of stdout and of stderr that are kept, head and tail."""
+    packages: Annotated[tuple[str, ...], FromList] = ("numpy", "sympy")
+    """Installed distributions that code may import, with what they require; nothing else is there."""
     preload: Annotated[tuple[str, ...], FromList] = ("numpy", "sympy")
     """Packages imported once per fork server so that calls need not; missing ones are skipped."""
+    python: str = ""
+    """Interpreter that runs the code, one with `packages` installed; "" takes the one that runs this."""
+    max_sessions: Count = 64
+    """Sessions that keep a process; the longest unused one gives way."""
 
 
 class DataConfig(Section):

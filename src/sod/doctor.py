@@ -24,7 +24,8 @@ from typing import Any, Literal, TypeAlias
 
 from sod.config import ToolConfig
 from sod.errors import SodError
-from sod.sandbox import ExecutionResult
+from sod.sandbox import ExecutionResult, LocalSandbox
+from sod.sandbox.refusal import cures
 
 __all__ = ["Finding", "examine"]
 
@@ -37,8 +38,6 @@ TORCH_TIMEOUT_S = 120.0
 """A first import from a slow disk can take a minute."""
 SANDBOX_CALLS = 5
 SANDBOX_TIMEOUT_S = 60.0
-WANTED_LAYERS: Mapping[str, str] = {"pidns": "other processes", "netns": "the network"}
-"""Layers whose absence matters, and what the code could then reach."""
 
 State: TypeAlias = Literal["ok", "warn", "missing"]
 GIB = float(1 << 30)
@@ -220,32 +219,28 @@ def _sandbox() -> Iterator[Finding]:
         try:
             results = thread.submit(asyncio.run, _sandbox_calls()).result()
         except (SodError, OSError, TimeoutError) as error:
-            cure = "run on Linux, in a container that may start processes"
+            cure = "`sod sandbox check` tries each level"
             yield Finding(name="sandbox", state="missing", found=str(error) or type(error).__name__, cure=cure)
             return
-    first, *others = results
     bad = next((result for result in results if result.status != "ok" or result.stdout != "1\n"), None)
     if bad is not None:
         found = f"print(1) ended as {bad.status}: {(bad.detail or bad.stderr).strip()[:300] or 'no detail'}"
         yield Finding(name="sandbox", state="missing", found=found, cure="free memory and processes, check /tmp")
         return
-    call_ms = 1000 * statistics.median(result.wall_s + result.queue_s for result in others)
-    layers = ", ".join(first.isolation) or "none"
-    found = f"print(1) in {call_ms:.0f} ms; isolation: {layers}"
-    open_to = [what for layer, what in WANTED_LAYERS.items() if layer not in first.isolation]
-    if open_to:
-        cure = "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1) or run as root in a container"
-        yield Finding(name="sandbox", state="warn", found=f"{found}; code can reach {' and '.join(open_to)}", cure=cure)
-    else:
+    call_ms = 1000 * statistics.median(result.wall_s + result.queue_s for result in results)
+    level, *layers = results[0].isolation
+    found = f"level {level}, print(1) in {call_ms:.0f} ms: {', '.join(layers)}"
+    if level == "A":
         yield Finding(name="sandbox", state="ok", found=found)
+    else:
+        cure = f"code can start no processes; for level A: {', or '.join(cures())}"
+        yield Finding(name="sandbox", state="warn", found=found, cure=cure)
 
 
 async def _sandbox_calls() -> list[ExecutionResult]:
-    """The first call starts a fork server; the others are what a call costs."""
-    from sod.sandbox.local import LocalSandbox
-
-    async with asyncio.timeout(SANDBOX_TIMEOUT_S), LocalSandbox(workers=1, preload=()) as sandbox:
-        return [await sandbox.run("print(1)") for _ in range(1 + SANDBOX_CALLS)]
+    """Some calls after the one that the start makes."""
+    async with asyncio.timeout(SANDBOX_TIMEOUT_S), LocalSandbox(workers=1) as sandbox:
+        return [await sandbox.run("print(1)") for _ in range(SANDBOX_CALLS)]
 
 
 # ---- the machine

@@ -1,7 +1,7 @@
 """The run directory: everything a run leaves behind.
 
     RUN/config.json         the resolved config; another config is refused
-    RUN/run.json            command, versions, platform, git commit, argv and start time of every session
+    RUN/run.json            command, and of every session versions, platform, git commit, argv, start time, sandbox
     RUN/status.json         running | finished | interrupted | failed, with the reason
     RUN/metrics.jsonl       one JSON object per line, appended and flushed; every record has its "update"
     RUN/trajectories.jsonl
@@ -224,6 +224,12 @@ class RunDirectory:
                     self._mark(*_ending(error))
         finally:
             self.close()
+
+    def note(self, key: str, value: Any) -> None:
+        """Adds a fact to this session in run.json: what is only known once something has started."""
+        description = read_json(self.path / "run.json")
+        description["sessions"][-1][key] = value
+        self.write_json("run.json", description)
 
     def _describe(self, command: str) -> None:
         """run.json: the first session's facts, then one entry per session that took it up."""

@@ -36,8 +36,7 @@ from sod.rewards import reward_for
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
 from sod.runs import RunDirectory, read_records
-from sod.sandbox import Sandbox
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox import Sandbox, make_sandbox
 from sod.teachers import Teacher, check_same_language
 from sod.types import Problem
 
@@ -76,7 +75,9 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     num_steps = config.update.num_updates * config.update.optimizer_steps
     optimizer = Optimizer(student.module, config=config.optimizer, num_steps=num_steps)
     rewards = {"math": MathReward()}
-    async with LocalSandbox(**config.sandbox.model_dump()) as sandbox:
+    async with make_sandbox(config.sandbox) as sandbox:
+        run.note("sandbox", sandbox.layers)
+        listener("sandbox", {"layers": sandbox.layers})
         agent = agent_of(config, student, tokenizer, sandbox)
         for problem in (*problems, *held_out):  # what cannot be played or graded is found now, not at update 90
             reward_for(rewards, problem)

@@ -1,4 +1,4 @@
-"""Runs one piece of code the way `python code.py` would, and as a REPL for its last expression when asked to.
+"""Runs code the way `python code.py` would, and as a REPL for its last expression when asked to.
 
 Standard library only and without any import of ours: the fork server loads this file by its path, and a remote backend
 can ship its source as it is.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import atexit
 import builtins
+import errno
 import linecache
 import sys
 import threading
@@ -19,6 +20,9 @@ from types import CodeType, ModuleType
 FILENAME = "<code>"
 MEMORY_ERROR_EXIT = 251
 """Exit code of code that died of a MemoryError. Code that exits so on its own is told of a memory limit: no gain."""
+DISK_ERROR_EXIT = 252
+"""The same for a write that the disk or file limit refused."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_cell(source: str, *, echo_last_expression: bool) -> int:
@@ -26,18 +30,53 @@ def run_cell(source: str, *, echo_last_expression: bool) -> int:
 
     `run_cell("1 + 1", echo_last_expression=True)` prints 2 and returns 0.
     """
-    lines = [line + "\n" for line in source.split("\n")]
-    linecache.cache[FILENAME] = (len(source), None, lines, FILENAME)
-    try:
-        parts = compile_cell(source, echo_last_expression=echo_last_expression)
-    except Exception as error:  # a MemoryError too: it is what the parser raises for code nested too deeply
-        _complain("".join(traceback.format_exception_only(error)))
-        return 1
-    exit_code = _run(parts)
+    exit_code = Interpreter().run(source, filename=FILENAME, echo_last_expression=echo_last_expression)
     return _wind_down() or exit_code
 
 
-def compile_cell(source: str, *, echo_last_expression: bool) -> list[CodeType]:
+class Interpreter:
+    """A `__main__` for one program, or for the cells of a notebook one after the other."""
+
+    def __init__(self) -> None:
+        self._main = ModuleType("__main__")
+        self._main.__dict__["__builtins__"] = builtins
+        self._filenames: set[str] = set()
+        sys.modules["__main__"] = self._main
+
+    def run(self, source: str, *, filename: str, echo_last_expression: bool) -> int:
+        """Runs one cell to its end, prints an uncaught exception to stderr, returns the exit code."""
+        lines = [line + "\n" for line in source.split("\n")]
+        linecache.cache[filename] = (len(source), None, lines, filename)
+        self._filenames.add(filename)
+        try:
+            parts = compile_cell(source, filename=filename, echo_last_expression=echo_last_expression)
+        except Exception as error:  # a MemoryError too: it is what the parser raises for code nested too deeply
+            _complain("".join(traceback.format_exception_only(error)))
+            return 1
+        try:
+            for part in parts:
+                exec(part, self._main.__dict__)
+        except SystemExit as stop:
+            return _exit_code(stop.code)
+        except BaseException as error:
+            _complain(self._traceback(error))
+            return _exit_code_of(error)
+        return 0
+
+    def _traceback(self, error: BaseException) -> str:
+        """With the author's own frames and the one that raised; frames of libraries between are left out."""
+        try:
+            whole = traceback.TracebackException.from_exception(error, compact=True)
+            for exception in _chain(whole):
+                frames = [frame for frame in exception.stack if frame.filename != __file__]
+                kept = [frame for frame in frames if frame.filename in self._filenames or frame is frames[-1]]
+                exception.stack = traceback.StackSummary.from_list(kept)
+            return "".join(whole.format())
+        except BaseException:  # no memory left for it, or an exception that cannot be shown
+            return f"{type(error).__name__}\n"
+
+
+def compile_cell(source: str, *, filename: str = FILENAME, echo_last_expression: bool) -> list[CodeType]:
     """Code objects to run in order. Only the syntax tree is cut, so line numbers and columns are the author's.
 
     A last statement that is an expression is compiled in mode "single", which hands its value to `sys.displayhook`:
@@ -45,32 +84,21 @@ def compile_cell(source: str, *, echo_last_expression: bool) -> list[CodeType]:
     Raises SyntaxError, ValueError, RecursionError or MemoryError as `compile` does.
     """
     if not echo_last_expression:
-        return [compile(source, FILENAME, "exec", dont_inherit=True)]
-    tree = ast.parse(source, FILENAME)
+        return [compile(source, filename, "exec", dont_inherit=True)]
+    tree = ast.parse(source, filename)
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
-        return [compile(tree, FILENAME, "exec", dont_inherit=True)]
+        return [compile(tree, filename, "exec", dont_inherit=True)]
     last = ast.Interactive(body=[tree.body.pop()])
-    parts = [compile(tree, FILENAME, "exec", dont_inherit=True)] if tree.body else []
-    return [*parts, compile(last, FILENAME, "single", dont_inherit=True)]
+    parts = [compile(tree, filename, "exec", dont_inherit=True)] if tree.body else []
+    return [*parts, compile(last, filename, "single", dont_inherit=True)]
 
 
-def _run(parts: list[CodeType]) -> int:
-    main = ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = main
-    try:
-        for part in parts:
-            exec(part, main.__dict__)
-    except SystemExit as stop:
-        return _exit_code(stop.code)
-    except MemoryError as error:
-        main.__dict__.clear()  # room for the message
-        _complain(_short_traceback(error))
+def _exit_code_of(error: BaseException) -> int:
+    if isinstance(error, MemoryError):
         return MEMORY_ERROR_EXIT
-    except BaseException as error:
-        _complain(_short_traceback(error))
-        return 1
-    return 0
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return DISK_ERROR_EXIT
+    return 1
 
 
 def _exit_code(code: object) -> int:
@@ -81,16 +109,6 @@ def _exit_code(code: object) -> int:
         return code & 0xFF
     _complain(f"{code}\n")
     return 1
-
-
-def _short_traceback(error: BaseException) -> str:
-    """The traceback with the author's own frames and the one that raised; frames of libraries between are left out."""
-    whole = traceback.TracebackException.from_exception(error, compact=True)
-    for exception in _chain(whole):
-        frames = [frame for frame in exception.stack if frame.filename != __file__]
-        kept = [frame for frame in frames if frame.filename == FILENAME or frame is frames[-1]]
-        exception.stack = traceback.StackSummary.from_list(kept)
-    return "".join(whole.format())
 
 
 def _chain(exception: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:

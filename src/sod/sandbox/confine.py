@@ -1,133 +1,341 @@
-"""What the kernel enforces on a call: namespaces, an own user, limits. Linux only, by ctypes, standard library only.
+"""How a call is cut off from the host: level A by namespaces, level B by Landlock, each with seccomp and limits.
 
-Loaded by path in the fork server. Each function that may be refused by the machine returns the layers it could put in
-place, so that results can say what confined them.
+Read it as two lists. `__init__` is what the fork server does once, before it imports anything else; `confine_child` is
+what each child does between its fork and the first byte of untrusted code. Every step raises when the kernel refuses
+it: a level is in place as a whole or not at all. Reasons and limits of each layer: docs/sandbox.md.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
-import resource
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
 
-CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
-PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 36, 38, 47, 2
-CAPABILITY_VERSION_3 = 0x20080522
-CAP_DAC_READ_SEARCH = 2
-MAX_OPEN_FILES = 256
+from sod.sandbox import kernel, landlock, seccomp, workspace
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+LevelName: TypeAlias = Literal["A", "B", "unsafe"]
+MIB = 1 << 20
+NOBODY = 65_534
+"""Who the fork server becomes on the host when the trainer is root."""
+INSIDE_UID = 1000
+MAX_PROCESSES = 64
+MAX_INODES = 4096
+SHARED_MEMORY_MB = 16
+DEVICES = ("null", "zero", "full", "random", "urandom")
+WORK = "/work"
+PACKAGES = "/packages"
 
 
-def prctl(option: int, first: int, second: int = 0) -> None:
-    """prctl(2); OSError when refused."""
-    _check(_libc.prctl(option, ctypes.c_ulong(first), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one call may use. `cpu_s` None leaves it to the clock (sessions)."""
+
+    address_space_bytes: int
+    cpu_s: int | None
+    file_bytes: int
+    disk_mb: int
 
 
-def unshare(flags: int) -> None:
-    """unshare(2); OSError when refused. (`os.unshare` is Python 3.12.)"""
-    _check(_libc.unshare(flags))
+class Level(Protocol):
+    """One way to confine calls, in place when constructed."""
+
+    layers: tuple[str, ...]
+    """What the kernel enforces, the level's name first."""
+    packages: str
+    """The directory to put on `sys.path`."""
+
+    def take_directory(self) -> str:
+        """The directory of the next call, empty."""
+        ...
+
+    def release_directory(self, directory: str) -> None:
+        """Its call is over."""
+        ...
+
+    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
+        """Whether a running call has written more than it may and only we can tell."""
+        ...
+
+    def fork(self) -> int:
+        """As `os.fork`."""
+        ...
+
+    def confine_child(self, directory: str, limits: Limits) -> None:
+        """In the child: goes to its directory and gives everything else up. There is no way back."""
+        ...
 
 
-def return_to(namespace_fd: int) -> None:
-    """Children of this process start in the given pid namespace again, after an `unshare(CLONE_NEWPID)`."""
-    _check(_libc.setns(namespace_fd, CLONE_NEWPID))
+def enter(name: LevelName, settings: dict[str, Any]) -> Level:
+    """Puts the level on this process. Raises OSError when this machine does not allow it."""
+    kernel.die_with_parent()
+    kernel.no_new_privileges()
+    levels: dict[str, Callable[[dict[str, Any]], Level]] = {"A": Namespaces, "B": AllowList, "unsafe": Unsafe}
+    return levels[name](settings)
 
 
-def enter_namespaces() -> tuple[str, ...]:
-    """Takes the host's network and shared memory away, makes the next fork the first process of a pid namespace.
+class Namespaces:
+    """Level A: a root of its own with nothing on it but interpreter, packages and system libraries, read-only.
 
-    root needs no user namespace for that; anyone else makes one that maps only itself. OSError when refused.
+    Each call is the first process of its own pid namespace, so all it starts dies with it, and gets its own tmpfs.
     """
-    uid, gid = os.getuid(), os.getgid()
-    flags = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
-    if uid == 0:
-        unshare(flags)
-        return ("pidns", "netns", "ipcns")
-    unshare(flags | CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    return ("userns", "pidns", "netns", "ipcns")
+
+    packages = PACKAGES
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        uid = os.getuid()
+        everything = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
+        everything |= kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+        if uid == 0:  # builds the root as root, who may look into a private home where the interpreter may lie
+            kernel.drop_bounding_set()
+            kernel.unshare(kernel.CLONE_NEWNS)
+            _build_root(settings["root"], settings)
+            kernel.become(uid := NOBODY)
+            kernel.die_with_parent()
+            kernel.unshare(everything)
+            kernel.map_user(inside=0, outside=uid)
+        else:
+            gid = os.getgid()
+            kernel.unshare(everything)
+            kernel.map_user(inside=0, outside=uid, outside_group=gid)
+            _build_root(settings["root"], settings)
+        _continue_in_child(settings["socket_fd"])
+        kernel.die_with_parent()
+        _mount_proc()
+        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._scope = landlock.scope() if landlock.version() >= 6 else -1
+        seccomp.install(seccomp.server_filter())
+        self._filter = seccomp.call_filter(allow_processes=True, allow_unix_sockets=self._scope >= 0)
+        self._shm_options = f"size={SHARED_MEMORY_MB}m,nr_inodes=256,mode=700"
+        names = ("userns", "pidns", "mntns", "netns", "ipcns", "utsns", "tmpfs", "seccomp", "rlimits", "no_new_privs")
+        self.layers: tuple[str, ...] = ("A", *names, *(("landlock-scope",) if self._scope >= 0 else ()))
+
+    def take_directory(self) -> str:
+        return WORK
+
+    def release_directory(self, directory: str) -> None:
+        """Nothing: the file system went with the call's last process."""
+
+    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:  # noqa: ARG002
+        return False  # the tmpfs is as large as it is
+
+    def fork(self) -> int:
+        """The child is the first process of a new pid namespace; our own next children are not in it."""
+        kernel.unshare(kernel.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                kernel.enter_pid_namespace(self._own_pid_namespace)
+        return pid
+
+    def confine_child(self, directory: str, limits: Limits) -> None:
+        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        options = f"size={limits.disk_mb}m,nr_inodes={MAX_INODES},mode=700"
+        kernel.mount("tmpfs", directory, "tmpfs", flags=flags, options=options)
+        kernel.mount("tmpfs", "/dev/shm", "tmpfs", flags=flags | kernel.MS_NOEXEC, options=self._shm_options)
+        _mount_proc()
+        _be_first_to_die()
+        os.chdir(directory)
+        # Last of the namespaces, because from here on the mounts above belong to someone with more rights than us.
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        kernel.map_user(inside=INSIDE_UID, outside=0)
+        _limit(limits, num_processes=MAX_PROCESSES)  # counted per user namespace since Linux 5.14
+        kernel.drop_capabilities()
+        if self._scope >= 0:
+            landlock.restrict_self(self._scope)
+        seccomp.install(self._filter)
 
 
-def nested_namespaces_work() -> bool:
-    """Whether a fork server in its own namespaces could give each call a pid namespace in turn."""
+def _build_root(root: str, settings: dict[str, Any]) -> None:
+    """Makes the file system all calls see, at `root`, and moves into it."""
+    kernel.make_mounts_private()
+    kernel.mount("tmpfs", root, "tmpfs", flags=kernel.MS_NOSUID, options="size=4m,mode=755")
+    for path in settings["readable"]:
+        _show(path, at=root + path)
+    for path in settings["hidden"]:
+        if os.path.isdir(root + path):
+            kernel.mount("tmpfs", root + path, "tmpfs", options="size=4k,nr_inodes=2,mode=755")
+    for name, path in settings["packages"].items():
+        _show(path, at=f"{root}{PACKAGES}/{name}")
+    for name in DEVICES:
+        _show(f"/dev/{name}", at=f"{root}/dev/{name}")
+    for link, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{link}")
+    for directory in ("/dev/shm", WORK, "/proc"):
+        os.makedirs(root + directory)
+    if not os.path.exists(f"{root}/tmp"):  # it exists when the interpreter or a package lies there
+        os.symlink(WORK, f"{root}/tmp")
+    os.makedirs(f"{root}/etc", exist_ok=True)
+    for name, text in (("passwd", f"sandbox:x:{INSIDE_UID}:{INSIDE_UID}::{WORK}:/bin/sh\n"), ("group", "")):
+        with open(f"{root}/etc/{name}", "w") as file:
+            file.write(text)
+    kernel.make_read_only(root)
+    # A new proc may only be mounted where the old one can be seen in full; it is covered by ours a moment later.
+    kernel.mount("/proc", f"{root}/proc", flags=kernel.MS_BIND | kernel.MS_REC)
+    kernel.change_root(root)
 
-    def enter_twice() -> None:
-        enter_namespaces()
-        assert possible(lambda: unshare(CLONE_NEWPID))
 
-    return possible(enter_twice)
+def _show(path: str, *, at: str) -> None:
+    """Lets a file or directory of the host appear in the root that is being built; a link stays a link."""
+    os.makedirs(os.path.dirname(at), exist_ok=True)
+    if os.path.islink(path):
+        os.symlink(os.readlink(path), at)
+        return
+    if os.path.isdir(path):
+        os.makedirs(at, exist_ok=True)
+    else:
+        os.close(os.open(at, os.O_CREAT | os.O_WRONLY, 0o444))
+    kernel.mount(path, at, flags=kernel.MS_BIND | kernel.MS_REC)
 
 
-def possible(action: Callable[[], object]) -> bool:
-    """Whether `action` goes through on this machine, found by doing it in a throw-away child."""
+def _mount_proc() -> None:
+    """Shows the processes of this pid namespace and no others."""
+    kernel.mount("proc", "/proc", "proc", flags=kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+
+
+def _continue_in_child(socket_fd: int) -> None:
+    """Returns in a forked child, the first process of the new pid namespace; this process only waits for its end."""
     pid = os.fork()
     if pid == 0:
-        try:
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1] == 0
+        return
+    os.close(socket_fd)
+    _, status = os.waitpid(pid, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """This process gets the signal `by` when its parent dies. To be called again after a change of user or a fork."""
-    prctl(PR_SET_PDEATHSIG, by)
+class AllowList:
+    """Level B, for containers that allow no namespaces: Landlock names what may be read, seccomp forbids processes.
 
-
-def set_limits(*, address_space_bytes: int, cpu_s: int, file_bytes: int, num_processes: int) -> None:
-    """Limits of one process. RLIMIT_STACK stays: lowering or raising it breaks threads."""
-    for limit, value in (
-        (resource.RLIMIT_AS, address_space_bytes),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_NPROC, num_processes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(limit)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
-
-
-def become(uid: int, *, keep_reading: bool = False) -> None:
-    """From root to an unprivileged user of this call's own, so that RLIMIT_NPROC binds and host files are read-only.
-
-    `keep_reading` keeps the one capability without which an interpreter in a private directory (/root) cannot import.
+    Without a pid namespace nothing would collect what a call leaves running, so a call may not start any.
     """
-    prctl(PR_SET_KEEPCAPS, int(keep_reading))
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    if keep_reading:
-        _keep_capability(CAP_DAC_READ_SEARCH)
-    prctl(PR_SET_DUMPABLE, 1)  # /proc/self belongs to the new user again
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        version = landlock.version()
+        if version == 0:
+            raise OSError("Landlock is not available in this kernel")
+        with contextlib.suppress(OSError):
+            kernel.drop_bounding_set()
+        kernel.drop_capabilities()
+        seccomp.install(seccomp.server_filter())
+        self.packages: str = settings["links"]
+        self._directories = _Directories(settings["directory"])
+        self._rulesets: dict[str, int] = {}
+        self._read = [*_readable(settings), self.packages, *settings["packages"].values()]
+        self.layers: tuple[str, ...] = ("B", f"landlock{version}", "seccomp", "rlimits", "no_new_privs")
+
+    def take_directory(self) -> str:
+        directory = self._directories.take()
+        if directory not in self._rulesets:
+            devices = [f"/dev/{name}" for name in DEVICES]
+            self._rulesets[directory] = landlock.allow_list(read=self._read, devices=devices, write=directory)
+        return directory
+
+    def release_directory(self, directory: str) -> None:
+        self._directories.release(directory)
+
+    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
+        return _exceeds_disk(directory, disk_mb=disk_mb)
+
+    def fork(self) -> int:
+        return os.fork()
+
+    def confine_child(self, directory: str, limits: Limits) -> None:
+        kernel.die_with_parent()
+        os.chdir(directory)
+        _be_first_to_die()
+        _limit(limits, num_processes=None)  # it counts the user's processes on the whole host; seccomp forbids all
+        kernel.drop_capabilities()
+        landlock.restrict_self(self._rulesets[directory])
+        program = seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, only_signal=os.getpid())
+        seccomp.install(program)
 
 
-def _keep_capability(capability: int) -> None:
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    bit = 1 << capability
-    effective_permitted_inheritable_twice = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
-    _check(_libc.capset(header, effective_permitted_inheritable_twice))
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)  # survives an exec of sys.executable
+class Unsafe:
+    """Neither: limits against accidents, nothing against intent. Only when asked for by name."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.packages: str = settings["links"]
+        self._directories = _Directories(settings["directory"])
+        self.layers: tuple[str, ...] = ("unsafe", "rlimits", "no_new_privs")
+
+    def take_directory(self) -> str:
+        return self._directories.take()
+
+    def release_directory(self, directory: str) -> None:
+        self._directories.release(directory)
+
+    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
+        return _exceeds_disk(directory, disk_mb=disk_mb)
+
+    def fork(self) -> int:
+        return os.fork()
+
+    def confine_child(self, directory: str, limits: Limits) -> None:
+        kernel.die_with_parent()
+        os.chdir(directory)
+        _be_first_to_die()
+        _limit(limits, num_processes=None)
 
 
-def interpreter_is_private() -> bool:
-    """Whether an unprivileged user could not reach this interpreter's library, as with a Python below /root."""
-    places = {Path(place).resolve() for place in (sys.executable, sys.prefix, sys.base_prefix, os.__file__)}
-    folders = {folder for place in places for folder in place.parents}
-    return any(not folder.stat().st_mode & 0o001 for folder in folders)
+class _Directories:
+    """Directories for calls, used again after having been emptied. One that cannot be emptied is left aside."""
+
+    def __init__(self, parent: str) -> None:
+        self._parent = parent
+        self._free: list[str] = []
+        self._num_made = 0
+
+    def take(self) -> str:
+        if self._free:
+            return self._free.pop()
+        directory = f"{self._parent}/{self._num_made}"
+        os.mkdir(directory, 0o700)
+        self._num_made += 1
+        return directory
+
+    def release(self, directory: str) -> None:
+        with contextlib.suppress(OSError):
+            workspace.empty(directory)
+            self._free.append(directory)
+
+
+def _readable(settings: dict[str, Any]) -> Iterator[str]:
+    """What covers `readable` without `hidden`: /usr without /usr/lib/x -> /usr/bin, ..., /usr/lib/a, /usr/lib/b, ..."""
+    for path in settings["readable"]:
+        yield from _around(path, frozenset(settings["hidden"]))
+
+
+def _around(path: str, hidden: frozenset[str]) -> Iterator[str]:
+    if path in hidden:
+        return
+    if os.path.islink(path) or not any(other.startswith(f"{path}/") for other in hidden):
+        yield path
+        return
+    for name in os.listdir(path):
+        yield from _around(f"{path}/{name}", hidden)
+
+
+def _exceeds_disk(directory: str, *, disk_mb: int) -> bool:
+    used = workspace.usage(directory)
+    return used.num_bytes > disk_mb * MIB or used.num_files > workspace.MAX_FILES or used.too_deep
+
+
+def _be_first_to_die() -> None:
+    """When the machine's memory runs out, the kernel takes a call and not the trainer."""
+    with contextlib.suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"1000")
+        os.close(fd)
+
+
+def _limit(limits: Limits, *, num_processes: int | None) -> None:
+    kernel.set_limits(
+        address_space_bytes=limits.address_space_bytes,
+        cpu_s=limits.cpu_s,
+        file_bytes=limits.file_bytes,
+        num_processes=num_processes,
+    )

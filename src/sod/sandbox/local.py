@@ -1,45 +1,40 @@
-"""The embedded sandbox: a pool of fork servers (`worker.py`), one fresh process per call.
+"""The embedded sandbox: fork servers (`fork_server.py`) that give every call a fresh confined process.
 
-    trainer --asyncio, socket pairs--> fork server x workers --fork--> one confined child per call
+    trainer --asyncio, packet sockets--> fork server x workers --fork--> one confined child per call
 
-A fork server is started by exec with a clean environment, never forked from the trainer, so nothing of the trainer's
-memory, descriptors or environment is in it. There are two kinds, each `workers` strong and started when first needed:
-with the `preload` packages imported, and bare. Code that names no preloaded package goes to a bare one, whose fork
-costs a fraction.
+There are two kinds of server, each `workers` strong and started when first needed: with the `preload` packages
+imported, and bare. Code that names no preloaded package goes to a bare one, whose fork costs a fraction.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import itertools
-import json
-import math
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from sod.errors import SandboxError
-from sod.sandbox import ExecutionResult, ExecutionStatus
+from sod.sandbox.environment import find_environment, foreign_packages
+from sod.sandbox.memory_files import MAX_BYTES, appendable, holding
+from sod.sandbox.pool import Pool
+from sod.sandbox.protocol import ExecutionResult
+from sod.sandbox.refusal import refusal
+from sod.sandbox.request import encode_request
+from sod.sandbox.session import LocalSession, Sessions
+from sod.sandbox.verdict import Limits, Outputs, failure, result_of_process
 
-__all__ = ["LocalSandbox"]
+__all__ = ["Isolation", "LocalSandbox"]
 
-BACKEND = "local"
-START_TIMEOUT_S = 60.0
-OVERDUE_S = 15.0
-"""A fork server that has not answered this long after a call's time limit is taken for dead."""
-HARD_OUTPUT_BYTES = 64 << 20
-FIRST_UID = 60_000
-"""Users that calls run as when the trainer is root: this and the following ones."""
+Isolation: TypeAlias = Literal["auto", "A", "B"]
+MIB = 1 << 20
 
 
 class LocalSandbox:
@@ -48,10 +43,14 @@ class LocalSandbox:
         async with LocalSandbox() as sandbox:
             result = await sandbox.run("print(1 + 2)")  # status "ok", stdout "3\\n"
 
-    `workers` fork servers of each kind run at most `concurrent_per_worker` calls each; more wait, which is `queue_s`
-    and not charged. A call may add `memory_mb` MiB of address space, write files of `disk_mb` MiB, and gets back
-    `max_output_bytes` of stdout and of stderr, head and tail. Beyond 64 MiB of output it is killed (output_limit).
-    An instance belongs to the event loop that first runs something in it. Raises SandboxError when not on Linux.
+    `isolation` "auto" takes level A (namespaces) where the machine allows it, else B (Landlock and seccomp); what was
+    taken is `level`, found once at the start by doing it. Below B the start raises SandboxError with the cure, unless
+    `allow_unsafe`. `workers` fork servers of each kind run at most `concurrent_per_worker` calls each; more wait, which
+    is `queue_s` and not charged. A call may add `memory_mb` MiB of memory, write `disk_mb` MiB of files, and gets back
+    `max_output_bytes` of stdout and of stderr, head and tail; beyond 64 MiB of either it is killed (output_limit).
+    Code can import the standard library and the distributions `packages` of the interpreter `python` ("" is this one)
+    with what they require; `preload` are those imported beforehand. At most `max_sessions` sessions are kept.
+    An instance belongs to the event loop that first uses it.
     """
 
     def __init__(
@@ -62,37 +61,65 @@ class LocalSandbox:
         memory_mb: int = 1024,
         disk_mb: int = 64,
         max_output_bytes: int = 65536,
+        isolation: Isolation = "auto",
+        allow_unsafe: bool = False,
+        packages: Sequence[str] = ("numpy", "sympy"),
         preload: Sequence[str] = ("numpy", "sympy"),
+        python: str = "",
+        max_sessions: int = 64,
     ) -> None:
         if sys.platform != "linux":
-            raise SandboxError(f"LocalSandbox needs Linux, got {sys.platform}; run in a Linux container or machine")
-        self._directory = Path(tempfile.mkdtemp(prefix="sod-sandbox-"))
-        self._directory.chmod(0o711)  # calls run as other users and may pass, not look
-        self._preload = tuple(preload)
-        self._closed = False
+            raise SandboxError(
+                f"LocalSandbox needs Linux, got {sys.platform}; run in a Linux container or use FusionSandbox"
+            )
+        self.memory_mb, self.max_output_bytes = memory_mb, max_output_bytes
+        self._limits = {"memory_mb": memory_mb, "disk_mb": disk_mb, "file_bytes": max(MAX_BYTES, disk_mb * MIB)}
+        self._isolation, self._allow_unsafe = isolation, allow_unsafe
+        self._packages, self._preload, self._python = tuple(packages), tuple(preload), python
+        self._workers = workers
+        self._places = asyncio.Semaphore(workers * concurrent_per_worker)
+        self.sessions = Sessions(max(max_sessions, workers * concurrent_per_worker))
+        self._servers: _Servers | None = None
+        self._directory: Path | None = None
+        self._starting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        settings = {
-            "slots": concurrent_per_worker,
-            "memory_mb": memory_mb,
-            "disk_mb": disk_mb,
-            "max_output_bytes": max_output_bytes,
-            "hard_output_bytes": HARD_OUTPUT_BYTES,
-        }
-        self._bare = _Pool(self._directory / "bare", settings | {"preload": ()}, workers=workers, first_uid=FIRST_UID)
-        self._warm = _Pool(
-            self._directory / "warm",
-            settings | {"preload": self._preload},
-            workers=workers,
-            first_uid=FIRST_UID + workers * concurrent_per_worker,
-        )
+        self._closed = False
+
+    @property
+    def level(self) -> str:
+        """What was taken: "A", "B" or "unsafe". Known once started."""
+        return self.layers[0]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What confines every call, the level first. Known once started."""
+        assert self._servers is not None, "the level is found at the start: await sandbox.start() first"
+        return self._servers.layers
 
     async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def start(self) -> None:
+        """Finds the level by running a call at it; again, it does nothing. Raises SandboxError below level B."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        assert self._loop is loop, (
+            "a LocalSandbox belongs to one event loop, got a second; make one inside each asyncio.run"
+        )
+        if self._servers is None:
+            async with self._starting:
+                if self._servers is None and not self._closed:
+                    self._servers = await self._find_level()
 
     async def run(
         self,
@@ -105,249 +132,127 @@ class LocalSandbox:
     ) -> ExecutionResult:
         """Runs `code` in a fresh process. A cancelled caller's process is killed.
 
-        Raises ValueError for a `timeout_s` that is not positive or a name in `files` that leaves the directory.
+        Raises ValueError for a `timeout_s` that is not positive or a name in `files` that leaves the directory, and
+        SandboxError when this machine cannot isolate code.
         """
-        if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
-        request = {
-            "code": code,
-            "stdin": stdin,
-            "timeout_s": timeout_s,
-            "files": _encoded(files or {}),
-            "echo_last_expression": echo_last_expression,
-            "submitted": time.monotonic(),
-        }
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        assert self._loop is loop, (
-            "a LocalSandbox belongs to one event loop, got a second; make one inside each asyncio.run"
-        )
-        if self._closed:
-            return _failure("sandbox_error", "the sandbox is closed")
-        pool = self._warm if any(package in code for package in self._preload) else self._bare
-        return await pool.run(request)
+        request = encode_request(code, timeout_s=timeout_s, files=files, echo_last_expression=echo_last_expression)
+        submitted = time.monotonic()
+        await self.start()
+        async with self._places:
+            if self._closed or self._servers is None:
+                return failure("the sandbox is closed")
+            pool = self._servers.warm if any(name in code for name in self._preload) else self._servers.bare
+            return await self._run(
+                *(pool, request),
+                stdin=stdin.encode("utf-8", "replace"),
+                timeout_s=timeout_s,
+                submitted=submitted,
+                layers=self._servers.layers,
+            )
+
+    def session(self) -> LocalSession:
+        """A notebook: cells that share variables. Its process starts with the first cell."""
+        return LocalSession(self)
 
     async def aclose(self) -> None:
         """Ends every process and removes every file of this sandbox; calls that still run come back as cancelled."""
         self._closed = True
-        await asyncio.gather(self._bare.aclose(), self._warm.aclose())
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-
-class _Pool:
-    """The fork servers of one kind. Calls go to the least busy one, so a single caller wakes only one."""
-
-    def __init__(self, directory: Path, settings: Mapping[str, Any], *, workers: int, first_uid: int) -> None:
-        slots = settings["slots"]
-        self._free = asyncio.Semaphore(workers * slots)
-        self._seats = [
-            _Seat({**settings, "directory": f"{directory}{index}", "first_uid": first_uid + index * slots})
-            for index in range(workers)
-        ]
-
-    async def run(self, request: dict[str, Any]) -> ExecutionResult:
-        await self._free.acquire()
-        seat = min(self._seats, key=lambda seat: seat.load)
-        seat.load += 1
-        try:
-            server = await seat.server()
-            answer = server.submit(request)
-        except BaseException as error:
-            self._leave(seat)
-            if isinstance(error, SandboxError):
-                return _failure("sandbox_error", str(error))
-            raise
-        answer.add_done_callback(lambda _: self._leave(seat))
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            server.cancel(request)  # its place is free when the process is gone
-            raise
-
-    def _leave(self, seat: _Seat) -> None:
-        seat.load -= 1
-        self._free.release()
-
-    async def aclose(self) -> None:
-        await asyncio.gather(*(seat.aclose() for seat in self._seats))
-
-
-class _Seat:
-    """A place for one fork server: starts it when first needed, and again when it has died."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.load = 0
-        self._settings = settings
-        self._server: _ForkServer | None = None
-        self._starting = asyncio.Lock()
-        self._closed = False
-
-    async def server(self) -> _ForkServer:
-        """The living fork server. Raises SandboxError when none can be started."""
-        if self._server is not None and not self._server.dead:
-            return self._server
         async with self._starting:
-            if self._closed:
+            if self._servers is not None:
+                await self._servers.aclose()
+            if self._directory is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
+                self._directory = None
+
+    # For sessions
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Pool]:
+        """One of the places for running code, waited for; gives the servers of sessions. Raises SandboxError."""
+        await self.start()
+        async with self._places:
+            if self._closed or self._servers is None:
                 raise SandboxError("the sandbox is closed")
-            if self._server is None or self._server.dead:
-                await self._end()
-                self._server = await _ForkServer.start(self._settings)
-            return self._server
+            yield self._servers.warm
 
-    async def aclose(self) -> None:
-        self._closed = True
-        async with self._starting:
-            await self._end()
+    # Starting
 
-    async def _end(self) -> None:
-        if self._server is not None:
-            await self._server.aclose()
-            self._server = None
-
-
-class _ForkServer(asyncio.Protocol):
-    """Our end of one fork server: frames out and in, matched by id."""
-
-    def __init__(self, process: Process, log: Path) -> None:
-        self.dead = False
-        self.ready: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
-        self._process = process
-        self._log = log
-        self._transport: asyncio.Transport
-        self._incoming = bytearray()
-        self._ids = itertools.count()
-        self._answers: dict[int, asyncio.Future[ExecutionResult]] = {}
-        self._isolation: tuple[str, ...] = ()
-
-    @classmethod
-    async def start(cls, settings: Mapping[str, Any]) -> Self:
-        """A fork server that is ready. Raises SandboxError with the end of its log when it does not get ready."""
-        directory = Path(settings["directory"])
-        os.makedirs(directory, mode=0o711, exist_ok=True)
-        log = directory / "log"
-        ours, theirs = socket.socketpair()
-        with theirs:
+    async def _find_level(self) -> _Servers:
+        """The first level at which a program runs here."""
+        settings = {**self._limits, **await self._make_environment()}
+        levels = ["A", "B"] if self._isolation == "auto" else [self._isolation]
+        reasons: dict[str, str] = {}
+        for level in [*levels, *(["unsafe"] if self._allow_unsafe else [])]:
+            at_level = {**settings, "level": level}
+            bare = Pool({**at_level, "preload": []}, workers=self._workers, name=f"{level}-bare")
+            warm = Pool({**at_level, "preload": self._preload}, workers=self._workers, name=f"{level}-warm")
             try:
-                process = await _spawn({**settings, "socket_fd": theirs.fileno()}, directory=directory, log=log)
-            except OSError as error:
-                ours.close()
-                raise SandboxError(f"a fork server must start with {sys.executable}, got: {error}") from None
-        server = cls(process, log)
+                return _Servers(bare=bare, warm=warm, layers=await self._try(bare))
+            except SandboxError as error:
+                reasons[level] = str(error)
+                await bare.aclose()
+        raise SandboxError(refusal(reasons))
+
+    async def _make_environment(self) -> dict[str, Any]:
+        """Interpreter and packages, and the places on disk that the fork servers need."""
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: server, sock=ours)
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await server.ready
-        except BaseException as error:
-            await server.aclose()
-            if isinstance(error, TimeoutError):
-                raise SandboxError(f"a fork server must be ready within {START_TIMEOUT_S:.0f} s, it was not") from None
-            raise
-        return server
+            environment = await find_environment(
+                self._python or sys.executable, self._packages, hidden=foreign_packages()
+            )
+        except ValueError as error:
+            raise SandboxError(str(error)) from None
+        self._directory = self._directory or Path(tempfile.mkdtemp(prefix="sod-sandbox-"))
+        self._directory.chmod(0o711)  # a fork server may be another user, who may pass and not look
+        root, links = self._directory / "root", self._directory / "packages"
+        for directory in (root, links):
+            directory.mkdir(exist_ok=True)
+        for name, target in environment.packages.items():
+            (links / name).symlink_to(target)
+        return {**asdict(environment), "parent": str(self._directory), "root": str(root), "links": str(links)}
 
-    def submit(self, request: dict[str, Any]) -> asyncio.Future[ExecutionResult]:
-        """Sends a call, puts its id into `request`. The future is always resolved, by the answer or by our death."""
-        if self.dead:
-            raise SandboxError("the fork server died before the call was sent")
-        loop = asyncio.get_running_loop()
-        request["id"] = next(self._ids)
-        answer = self._answers[request["id"]] = loop.create_future()
-        self._send(request)
-        overdue = loop.call_later(request["timeout_s"] + OVERDUE_S, self._process_is_stuck)
-        answer.add_done_callback(lambda _: overdue.cancel())
-        return answer
+    async def _try(self, bare: Pool) -> tuple[str, ...]:
+        """What confines a program that really ran. Raises SandboxError when it did not."""
+        with bare.seat() as seat:
+            layers = (await seat.channel()).layers
+        request = encode_request("print(1 + 2)", timeout_s=10.0, files=None, echo_last_expression=False)
+        result = await self._run(bare, request, stdin=b"", timeout_s=10.0, submitted=time.monotonic(), layers=layers)
+        if (result.status, result.stdout) != ("ok", "3\n"):
+            raise SandboxError(f"print(1 + 2) ended as {result.status}: {result.detail or result.stderr}"[:500])
+        return layers
 
-    def cancel(self, request: Mapping[str, Any]) -> None:
-        """Has the call's process killed."""
-        if not self.dead:
-            self._send({"cancel": request["id"]})
+    async def _run(
+        self, pool: Pool, request: bytes, *, stdin: bytes, timeout_s: float, submitted: float, layers: tuple[str, ...]
+    ) -> ExecutionResult:
+        with ExitStack() as held:
+            try:
+                files = [holding(request), holding(stdin), appendable(), appendable()]
+            except OSError as error:
+                return failure(f"no memory file could be made: {error}")
+            for fd in files:
+                held.callback(os.close, fd)
+            seat = held.enter_context(pool.seat())
+            try:
+                channel = await seat.channel()
+                number, answer = channel.run({"timeout_s": timeout_s}, files)
+            except SandboxError as error:
+                return failure(str(error))
+            try:
+                facts = await channel.answered(answer, within_s=timeout_s)
+            except asyncio.CancelledError:
+                channel.kill(number, reason="cancelled")
+                raise
+            outputs = Outputs.read(*files[2:], keep_bytes=self.max_output_bytes)
+        limits = Limits(timeout_s=timeout_s, memory_mb=self.memory_mb)
+        return result_of_process(facts, outputs, limits=limits, submitted=submitted, layers=layers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Servers:
+    """Both kinds, at the level that was found."""
+
+    bare: Pool
+    warm: Pool
+    layers: tuple[str, ...]
 
     async def aclose(self) -> None:
-        """Ends the process and all it started; open calls are resolved as cancelled."""
-        self._fail_all("cancelled", "the sandbox was closed")
-        with contextlib.suppress(AttributeError):  # never connected
-            self._transport.abort()
-        try:
-            async with asyncio.timeout(5.0):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-
-    def _process_is_stuck(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._transport.abort()
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        self._transport.write(len(body).to_bytes(4, "big") + body)
-
-    def _fail_all(self, status: ExecutionStatus, detail: str) -> None:
-        self.dead = True
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            if not answer.done():
-                answer.set_result(_failure(status, detail))
-        if not self.ready.done():
-            self.ready.set_exception(SandboxError(detail))
-
-    def _handle(self, message: dict[str, Any]) -> None:
-        if "ready" in message:
-            self._isolation = tuple(message["isolation"])
-            self.ready.set_result(self._isolation)
-            return
-        answer = self._answers.pop(message.pop("id"))
-        answer.set_result(ExecutionResult(**message, backend=BACKEND, isolation=self._isolation))
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._incoming += data
-        while len(self._incoming) >= 4:
-            end = 4 + int.from_bytes(self._incoming[:4], "big")
-            if len(self._incoming) < end:
-                return
-            message = json.loads(self._incoming[4:end])
-            del self._incoming[:end]
-            self._handle(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
-        self._fail_all("sandbox_error", f"the fork server died ({exc or 'connection closed'}): {log or 'no message'}")
-
-
-async def _spawn(settings: Mapping[str, Any], *, directory: Path, log: Path) -> Process:
-    with open(log, "wb") as log_file:  # noqa: ASYNC230
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", str(Path(__file__).with_name("worker.py")), json.dumps(settings)),
-            env=_clean_environment(directory),
-            cwd=directory,
-            stdin=DEVNULL,
-            stdout=DEVNULL,
-            stderr=log_file,
-            pass_fds=[settings["socket_fd"]],
-            start_new_session=True,  # Ctrl-C in the terminal is the trainer's to handle
-        )
-
-
-def _clean_environment(directory: Path) -> dict[str, str]:
-    """All that a fork server gets to see: nothing of the host's environment."""
-    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-    fixed = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
-    return {**fixed, **threads, "HOME": str(directory)}
-
-
-def _encoded(files: Mapping[str, bytes]) -> dict[str, str]:
-    for name in files:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"names in files must be relative and stay in the directory, got {name!r}")
-    return {name: base64.b64encode(content).decode() for name, content in files.items()}
-
-
-def _failure(status: ExecutionStatus, detail: str) -> ExecutionResult:
-    return ExecutionResult(status=status, stdout="", stderr="", backend=BACKEND, detail=detail)
+        await asyncio.gather(self.bare.aclose(), self.warm.aclose())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
-from sod.sandbox import ExecutionResult
+from sod.sandbox.protocol import ExecutionResult
 
 __all__ = ["ScriptedSandbox"]
 
