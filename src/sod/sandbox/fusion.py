@@ -15,7 +15,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import inspect
 import io
 import itertools
 import json
@@ -30,11 +29,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sod.errors import SandboxError
-from sod.sandbox import cell
+from sod.sandbox import cell, fusion_loader
+from sod.sandbox.fusion_loader import head_and_tail
 from sod.sandbox.protocol import ExecutionResult, ExecutionStatus
 
 if TYPE_CHECKING:
@@ -57,117 +57,7 @@ MARK_BYTES = 64
 """Room for the line that says how much was left out."""
 QUOTED_CHARACTERS = 300
 """How much of a server's own words goes into a message of ours."""
-_PLACEHOLDER = re.compile(
-    r"[<>{}\s]|\.\.\.|x{3}|your[-_.]|change[-_]?me|placeholder|todo|example\.(com|org|net)|//(host|hostname|server|url|ip)\b",
-    re.IGNORECASE,
-)
-
-
-def head_and_tail(file: BinaryIO, limit: int) -> tuple[bytes, bool]:
-    """The bytes of a file, cut in the middle to `limit` where there are more, and whether they were cut.
-
-    `(b"abcdefgh", 4) -> (b"ab\\n[... 4 bytes left out ...]\\ngh", True)`.
-    Leaves the file at its end. Part of the loader.
-    """
-    size = file.seek(0, 2)
-    file.seek(0)
-    if size <= limit:
-        return file.read(), False
-    head = file.read(limit - limit // 2)
-    file.seek(size - limit // 2)
-    return head + b"\n[... %d bytes left out ...]\n" % (size - limit) + file.read(), True
-
-
-LOADER = r"""
-import io, json, os, resource, sys, types
-
-
-def limit(kind, value):
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-    return value
-
-
-def unbuffered(fd, errors):
-    raw = io.FileIO(fd, "w", closefd=False)
-    return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)
-
-
-def load_cell(path):
-    cell = types.ModuleType("cell")
-    cell.__file__ = path
-    with open(path, encoding="utf-8") as file:
-        exec(compile(file.read(), path, "exec"), cell.__dict__)
-    return cell
-
-
-def set_up_world(work):
-    os.makedirs(work, exist_ok=True)
-    os.chdir(work)
-    os.environ["HOME"] = os.environ["TMPDIR"] = work
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-        os.environ[name] = "1"
-    sys.argv, sys.path[0] = ["code.py"], work
-
-
-def set_limits(memory_bytes, file_bytes):
-    with open("/proc/self/statm") as file:
-        mapped_bytes = int(file.read().split()[0]) * resource.getpagesize()
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_AS, mapped_bytes + memory_bytes)  # never RLIMIT_STACK: each thread would map as much
-    return limit(resource.RLIMIT_FSIZE, file_bytes)
-
-
-def take_streams(directory):
-    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-    opened = [os.open(os.path.join(directory, "stdin"), os.O_RDONLY)]
-    opened += [os.open(os.path.join(directory, name), new, 0o600) for name in ("stdout", "stderr")]
-    for fd, ours in enumerate(opened):  # until here a failure is told on the server's pipes, which the code never has
-        os.dup2(ours, fd)
-        os.close(ours)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", closefd=False)
-    sys.stdout = sys.__stdout__ = unbuffered(1, "replace")
-    sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
-
-
-def shorten(path, max_output_bytes):
-    with open(path, "rb") as file:
-        kept, was_cut = head_and_tail(file, max_output_bytes)
-        size = file.tell()
-    if was_cut:
-        with open(path, "wb") as file:
-            file.write(kept)
-    return was_cut, size
-
-
-def report(directory, max_output_bytes, file_bytes):
-    outcomes = [shorten(os.path.join(directory, name), max_output_bytes) for name in ("stdout", "stderr")]
-    told = {
-        "stdout_truncated": outcomes[0][0],
-        "stderr_truncated": outcomes[1][0],
-        "output_limit": max(size for _, size in outcomes) >= file_bytes,
-    }
-    with open(os.path.join(directory, "report"), "w") as file:
-        json.dump(told, file)
-
-
-def main(settings):
-    directory = os.path.abspath(settings["directory"])
-    cell = load_cell(os.path.join(directory, "cell.py"))
-    with open(os.path.join(directory, "code"), encoding="utf-8", errors="surrogatepass", newline="") as file:
-        code = file.read()
-    set_up_world(os.path.join(directory, "work"))
-    file_bytes = set_limits(settings["memory_bytes"], settings["file_bytes"])
-    take_streams(directory)
-    exit_code = cell.run_cell(code, echo_last_expression=settings["echo_last_expression"])
-    try:
-        report(directory, settings["max_output_bytes"], file_bytes)
-    except BaseException:  # whatever the code did to us: the files then go back as they are
-        pass
-    os._exit(exit_code)
-"""
-"""What runs on the server before the code and after it. Needs Python 3.10 there, as cell.py does."""
+_PLACEHOLDER = re.compile(r"[<>{}\s]|\.\.\.|x{3}|\byour\b|change[-_]?me|placeholder|\bexample\.(com|org|net)\b", re.I)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,9 +114,8 @@ class FusionSandbox:
 
     What a server fails at (no connection, HTTP 408, 425, 429, 5xx, no answer within the time limit plus
     `queue_allowance_s`, SandboxError, a reply that is none) is tried again up to `max_retries` times, on another server
-    if there is one, then given back as sandbox_error. Such a server gets no calls while another has none of its
-    trouble, until it runs `print(1)` again; the first such probe comes after `ejection_s`. What the code does is never
-    tried again.
+    if there is one, then given back as sandbox_error. Such a server is left out, unless all are, until it runs
+    `print(1)` again; that is first tried after `ejection_s`. What the code does is never tried again.
 
     A token in the environment variable SOD_SANDBOX_TOKEN goes along as `Authorization: Bearer`. An instance belongs to
     one event loop. Raises SandboxError for URLs that cannot be meant.
@@ -286,11 +175,14 @@ class FusionSandbox:
             if self._client is not None or self._closed:
                 return
             self._client = _client(token=self._token, max_concurrent=self._max_concurrent)
-            problems = await asyncio.gather(*(self._problem(server) for server in self._servers))
-            if all(problems):
-                await self._client.aclose()
-                self._client = None
-                raise SandboxError(_no_server(self._servers, problems))
+            try:
+                problems = await asyncio.gather(*(self._problem(server) for server in self._servers))
+                if all(problems):
+                    raise SandboxError(_no_server(self._servers, problems))
+            except BaseException:  # a cancelled check is none either
+                client, self._client = self._client, None
+                await client.aclose()
+                raise
             for server, problem in zip(self._servers, problems, strict=True):
                 if problem:
                     self._eject(server, problem)
@@ -406,7 +298,7 @@ class FusionSandbox:
         return server
 
     def _eject(self, server: _Server, reason: str) -> None:
-        if server.ejected or self._closed:
+        if server.ejected or self._closed or len(self._servers) == 1:
             return
         server.ejected = True
         logger.warning("sandbox server %s left out until it runs print(1) again: %s", server.url, reason)
@@ -424,8 +316,9 @@ class FusionSandbox:
 
     async def _problem(self, server: _Server) -> str:
         """Why the server cannot run `print(1)`, "" if it can."""
-        limits = self._limits
-        request = _request("print(1)", stdin="", timeout_s=10.0, files={}, echo_last_expression=False, limits=limits)
+        request = _request(
+            "print(1)", stdin="", timeout_s=10.0, files={}, echo_last_expression=False, limits=self._limits
+        )
         try:
             result = await self._post(server, request, total_s=PROBE_TIMEOUT_S)
         except _ServerError as failure:
@@ -490,7 +383,11 @@ def _client(*, token: str, max_concurrent: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # the whole exchange has its own limit
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_concurrent),
+        limits=httpx.Limits(
+            max_connections=None,
+            max_keepalive_connections=max_concurrent,
+            keepalive_expiry=3.0,  # before servers close them, many after 5 s
+        ),
     )
 
 
@@ -519,7 +416,7 @@ def _request(
         raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
     directory = f".sod-{secrets.token_hex(8)}"
     contents = {
-        "cell.py": _cell_source(),
+        "cell.py": _source(cell).encode(),
         "code": code.encode("utf-8", "surrogatepass"),
         "stdin": stdin.encode("utf-8", "replace"),
         **{f"work/{_checked(name)}": content for name, content in files.items()},
@@ -533,7 +430,7 @@ def _request(
     }
     body = {
         "language": "python",
-        "code": f"{_loader()}\n\nmain(json.loads({json.dumps(settings)!r}))\n",
+        "code": f"{_source(fusion_loader)}\n\nmain(json.loads({json.dumps(settings)!r}))\n",
         "run_timeout": timeout_s,
         "files": {f"{directory}/{name}": base64.b64encode(content).decode() for name, content in contents.items()},
         "fetch_files": [f"{directory}/{name}" for name in ("stdout", "stderr", "report")],
@@ -544,13 +441,9 @@ def _request(
 
 
 @functools.cache
-def _loader() -> str:
-    return f"from __future__ import annotations\n\n{inspect.getsource(head_and_tail)}{LOADER}"
-
-
-@functools.cache
-def _cell_source() -> bytes:
-    return Path(cell.__file__).read_bytes()
+def _source(module: ModuleType) -> str:
+    assert module.__file__ is not None
+    return Path(module.__file__).read_text(encoding="utf-8")
 
 
 def _checked(name: str) -> str:
