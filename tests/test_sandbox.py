@@ -528,6 +528,22 @@ def test_a_killed_fork_server_is_replaced(victim: str) -> None:
     in_a_sandbox(body)
 
 
+def test_a_fork_server_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "PING_S", 0.2)
+    others = processes_below(os.getpid())
+
+    async def body(sandbox: LocalSandbox) -> None:
+        servers = processes_below(os.getpid()) - others
+        long = await asyncio.wait_for(sandbox.run("import time; time.sleep(1.5)"), timeout=10)
+        assert long.status == "ok", "one that answers pings may take its time"
+        os.kill(max(servers), signal.SIGSTOP)
+        result = await asyncio.wait_for(sandbox.run("print(1)"), timeout=10)
+        assert (result.status, "did not answer" in result.detail) == ("sandbox_error", True)
+        assert (await sandbox.run("print(2)")).stdout == "2\n"
+
+    in_a_sandbox(body)
+
+
 def test_a_cancelled_callers_process_is_killed_and_its_place_is_free_again() -> None:
     async def body(sandbox: LocalSandbox) -> None:
         servers = processes_below(os.getpid())

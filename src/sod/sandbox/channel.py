@@ -23,10 +23,10 @@ __all__ = ["Channel"]
 
 START_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
-PATIENCE = 3.0
-"""What the fork server gives a call at most, in terms of its limit (`fork_server.py`)."""
-OVERDUE_S = 15.0
-"""A fork server that has not answered this long after a call must have ended is taken for dead."""
+PING_S = 5.0
+MAX_SILENT_PINGS = 4
+"""A fork server that lets so many pass without a word is taken for dead. Pings and not seconds are counted, because
+our own event loop may have been the one that stood still."""
 MAX_MESSAGE_BYTES = 1 << 17
 LOG_BYTES = 2000
 HERE = str(Path(__file__).resolve().parent)
@@ -58,6 +58,8 @@ class Channel:
         self._ready: asyncio.Future[tuple[str, ...]] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[Facts]] = {}
         self._ends: dict[int, Callable[[Facts], None]] = {}
+        self._next_ping: asyncio.TimerHandle | None = None
+        self._silent_pings = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         connection.setblocking(False)
         self._loop.add_reader(connection, self._read)
@@ -106,14 +108,6 @@ class Channel:
         self._send({"cell": session, **message}, descriptors)
         return answer
 
-    async def answered(self, answer: asyncio.Future[Facts], *, within_s: float) -> Facts:
-        """Waits for a call that may run `within_s`. A fork server that lets it pass is taken for dead and ended."""
-        overdue = self._loop.call_later(PATIENCE * within_s + OVERDUE_S, self._give_up)
-        try:
-            return await answer
-        finally:
-            overdue.cancel()
-
     def kill(self, number: int, *, reason: str) -> None:
         """Has a call's process killed."""
         if not self.dead:
@@ -135,6 +129,9 @@ class Channel:
             raise SandboxError("the fork server died before the call was sent")
         answer: asyncio.Future[Facts] = self._loop.create_future()
         self._answers[number] = answer
+        if self._next_ping is None:
+            self._silent_pings = 0
+            self._next_ping = self._loop.call_later(PING_S, self._ping)
         return answer
 
     # Messages
@@ -179,6 +176,7 @@ class Channel:
             if not body:
                 self._end("connection closed")
                 return
+            self._silent_pings = 0
             self._handle(json.loads(body))
 
     def _handle(self, message: Facts) -> None:
@@ -186,6 +184,8 @@ class Channel:
             self._ready.set_result(tuple(message["ready"]))
         elif "refused" in message:
             self._ready.set_exception(SandboxError(message["refused"]))
+        elif "pong" in message:
+            pass
         elif "cell" in message:
             self._answer(message["cell"], message)
         else:
@@ -209,6 +209,18 @@ class Channel:
         self._fail_all({"killed_for": "", "failure": f"the fork server died ({why}): {log or 'no message'}"})
         self._disconnect()
 
+    def _ping(self) -> None:
+        """Goes on while there are calls."""
+        self._next_ping = None
+        if self.dead or not self._answers:
+            return
+        if self._silent_pings >= MAX_SILENT_PINGS:
+            self._give_up()
+            return
+        self._silent_pings += 1
+        self._send({"ping": self._silent_pings})
+        self._next_ping = self._loop.call_later(PING_S, self._ping)
+
     def _give_up(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
@@ -222,6 +234,8 @@ class Channel:
             self._ready.set_exception(SandboxError(facts["failure"]))
 
     def _disconnect(self) -> None:
+        if self._next_ping is not None:
+            self._next_ping.cancel()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)

@@ -5,8 +5,8 @@ call reads or writes: code, input and output are memory files that the trainer m
 through here. A child's copy of this process therefore has nothing of other calls in it. One thread, one selector.
 
 Messages are JSON on a packet socket. In: the settings, then {"run": id, ...}, {"session": id}, {"cell": id, ...},
-{"kill": id, ...}. Out: {"ready": layers} or {"refused": why}, then per call {"ended": id, ...} and per cell
-{"cell": id, ...}. Standard library only.
+{"kill": id, ...}, {"ping": n}. Out: {"ready": layers} or {"refused": why}, then per call {"ended": id, ...}, per cell
+{"cell": id, ...}, {"pong": n}. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ WATCH_S = 0.05
 """How often memory, disk and output of running calls are looked at; shorter calls meet the per-process limits only."""
 SPARE_MEMORY_BYTES = 16 * MIB
 """What a tree of processes may take beyond its limit before it is killed: the interpreter's own pages."""
-PATIENCE = 3.0
-"""A call that gets no processor is given up after this many times its limit on the clock."""
+PATIENCE = 10.0
+"""A call that gets no processor is given up after this many times its limit."""
+CLOCK_STEP_S = 0.01
+"""How soon at the earliest the clock of a call that waited is looked at again."""
 INTERRUPT_GRACE_S = 0.5
 """What a session's cell has after its time is up to end by KeyboardInterrupt, which keeps the session."""
 COMMON_MODULES = ("collections", "decimal", "fractions", "functools", "itertools", "math", "random", "re", "statistics")
@@ -51,6 +53,25 @@ EXERCISES = {
 """What is run once per package at the start: importing alone leaves most of the first call's cost to every call."""
 
 
+class Clock:
+    """The time that code was given. What its processes wait for a processor does not count: a busy neighbour, or the
+    trainer itself, shall not change a verdict."""
+
+    def __init__(self, limit_s: float, *, pid: int, is_new: bool) -> None:
+        self.started = time.monotonic()
+        self._limit_s = limit_s
+        self._pid = pid
+        self._waited_s = 0.0 if is_new else watch.waiting_s(pid)
+
+    def remaining_s(self) -> float:
+        """What is left of it; nothing once PATIENCE is over."""
+        elapsed_s = time.monotonic() - self.started
+        if elapsed_s >= PATIENCE * self._limit_s:
+            return 0.0
+        waited_s = max(0.0, watch.waiting_s(self._pid) - self._waited_s)
+        return self._limit_s - (elapsed_s - waited_s)
+
+
 class Call:
     """One running child: a program, or the process of a session."""
 
@@ -60,35 +81,32 @@ class Call:
         self.outputs = list(outputs)
         self.pid = self.pidfd = self.ready = -1
         self.cells: socket.socket | None = None
+        self.clock: Clock | None = None
+        """Of the code that is running; None in a session between two cells."""
         self.started = time.monotonic()
-        self.limit_s = math.inf
         self.deadline = math.inf
-        self.waited_s = 0.0
-        """What the tree had waited for a processor when the clock was started."""
-        self.busy = False
+        """When to look at the clock."""
         self.killed_for = ""
         """The verdict it was killed for: timeout, memory_limit, disk_limit, output_limit, cancelled; "" if not."""
 
     def start_clock(self, limit_s: float) -> None:
         """From now on the code runs, for so long at most."""
-        self.started = time.monotonic()
-        self.limit_s = limit_s
+        self.clock = Clock(limit_s, pid=self.pid, is_new=self.cells is None)
+        self.started = self.clock.started
         self.deadline = self.started + limit_s
-        self.busy = True
 
     def stop_clock(self) -> float:
-        """The code has ended; how long it ran on the clock."""
+        """The code has ended; how long it ran."""
+        self.clock = None
         self.deadline = math.inf
-        self.busy = False
         return time.monotonic() - self.started
 
-    def remaining_s(self) -> float:
-        """Its limit, less the time on the clock, of which waiting for a processor does not count."""
-        elapsed_s = time.monotonic() - self.started
-        if elapsed_s >= PATIENCE * self.limit_s:
-            return 0.0
-        waited_s = watch.waiting_s(self.pid) - self.waited_s
-        return self.limit_s - (elapsed_s - max(0.0, waited_s))
+    def interrupt(self) -> None:
+        """Time is up for a cell: KeyboardInterrupt, and a little time to end by it."""
+        self.killed_for = "timeout"
+        self.clock = Clock(INTERRUPT_GRACE_S, pid=self.pid, is_new=False)
+        self.deadline = self.clock.started + INTERRUPT_GRACE_S
+        os.kill(self.pid, signal.SIGINT)
 
     def kill(self, *, reason: str) -> None:
         """SIGKILL to the child and its group; the first reason stands. Its end arrives through the pidfd."""
@@ -152,7 +170,9 @@ class ForkServer:
                 os.close(fd)
 
     def _handle(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        if "run" in message:
+        if "ping" in message:
+            self._send({"pong": message["ping"]})
+        elif "run" in message:
             self._start_program(message, *descriptors)
         elif "session" in message:
             self._start_session(message["session"], *descriptors)
@@ -204,7 +224,6 @@ class ForkServer:
         except OSError:  # the code closed its end: nothing can be run in this process any more
             call.kill(reason="crashed")
             return
-        call.waited_s = watch.waiting_s(call.pid)
         call.start_clock(message["timeout_s"])
         self._next_watch = min(self._next_watch, call.started + WATCH_S)
         self._selector.register(call.cells, selectors.EVENT_READ, lambda: self._finish_cell(call))
@@ -316,19 +335,18 @@ class ForkServer:
             if call.deadline <= now:
                 self._check_clock(call)
         if self._next_watch <= now:
-            running = [call for call in self._calls.values() if call.busy and not call.killed_for]
+            running = [call for call in self._calls.values() if call.clock and not call.killed_for]
             for call in running:
                 self._watch(call)
             self._next_watch = time.monotonic() + WATCH_S if running else math.inf
 
     def _check_clock(self, call: Call) -> None:
-        remaining_s = call.remaining_s()
-        if remaining_s > 0 and not call.killed_for:
-            call.deadline = time.monotonic() + max(remaining_s, 0.01)
+        assert call.clock is not None
+        remaining_s = call.clock.remaining_s()
+        if remaining_s > 0:
+            call.deadline = time.monotonic() + max(remaining_s, CLOCK_STEP_S)
         elif call.cells is not None and not call.killed_for:
-            call.killed_for = "timeout"
-            call.deadline = time.monotonic() + INTERRUPT_GRACE_S
-            os.kill(call.pid, signal.SIGINT)
+            call.interrupt()
         else:
             call.kill(reason="timeout")
 

@@ -237,7 +237,7 @@ class LocalSandbox:
             except SandboxError as error:
                 return failure(str(error))
             try:
-                facts = await channel.answered(answer, within_s=timeout_s)
+                facts = await answer
             except asyncio.CancelledError:
                 channel.kill(number, reason="cancelled")
                 raise

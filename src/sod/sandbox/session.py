@@ -176,7 +176,7 @@ class _Process:
         fd = holding(request)
         try:
             answer = self._channel.run_cell(self._number, {"timeout_s": timeout_s}, [fd])
-            return await self._channel.answered(answer, within_s=timeout_s)
+            return await answer
         finally:
             os.close(fd)
 
