@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from sod.agent import draw_seed, run_all
 from sod.models.scripted import ScriptedSampler
 from sod.sandbox import ExecutionResult
+from sod.sandbox.local import LocalSandbox
 from sod.types import Completion, StopReason, ToolStatus
 from stage import ANSWER, PROBLEM, STOP, Stage, asking, call
 
@@ -157,6 +159,86 @@ def test_a_trajectory_carries_the_version_of_its_first_turn(stage: MakeStage) ->
     assert scene.play().policy_version == 3
 
 
+# The length of an observation
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("7" * 256, "7" * 256),
+        ("7" * 257, "7" * 128 + "...(truncated)..." + "7" * 128),
+        ("数" * 100 + "🙂" * 200, "数" * 100 + "🙂" * 28 + "...(truncated)..." + "🙂" * 128),
+        ("\ud800" * 300, "?" * 128 + "...(truncated)..." + "?" * 128),
+    ],
+)
+def test_the_published_cut_counts_characters_and_nothing_else(stage: MakeStage, written: str, seen: str) -> None:
+    tool = {"observation_cut": "paper", "max_observation_tokens": 16}
+    scene = stage([asking(), ANSWER], [written], tool=tool)
+    trajectory = scene.play()
+    assert trajectory.tool_results[0].text == seen
+    first, second = trajectory.turns
+    observation = scene.agent.chat.observation_ids([seen])
+    assert trajectory.token_ids[first.end : second.start] == observation
+    assert trajectory.step == (
+        *(-1,) * trajectory.num_prompt_tokens,
+        *(0,) * len(scene.ids(asking())),
+        *(-1,) * len(observation),
+        *(1,) * len(scene.ids(ANSWER)),
+    )
+    assert set(trajectory.rollout_logprobs[first.end : second.start]) == {0.0}
+
+
+def test_a_published_observation_still_has_to_fit_the_context(stage: MakeStage) -> None:
+    room = {"max_response_tokens": 200}
+    scene = stage([asking(), ANSWER], ["数" * 300], limits=room, tool={"observation_cut": "paper"})
+    trajectory = scene.play()
+    assert trajectory.stop_reason is StopReason.OUT_OF_TOKENS
+    assert (trajectory.num_steps, scene.shown(trajectory)) == (1, "")
+
+
+@pytest.fixture(scope="module")
+def small_outputs() -> Iterator[tuple[asyncio.Runner, LocalSandbox]]:
+    """A real sandbox that keeps 400 bytes of each stream, and the loop it lives in."""
+    with asyncio.Runner() as runner:
+        sandbox = LocalSandbox(workers=1, max_output_bytes=400, preload=())
+        yield runner, sandbox
+        runner.run(sandbox.aclose())
+
+
+NOTICE = re.compile(r"^\[\.\.\. (\d+ bytes left out|\d+ tokens cut|output cut) \.\.\.\]$", re.MULTILINE)
+LONG_ERROR = "import sys\nprint('a' * 900)\nsys.stderr.write('b' * 390)\nNone"
+
+
+@pytest.mark.parametrize(
+    ("code", "max_tokens", "notices"),
+    [
+        ("print('a' * 390)", 2000, []),
+        ("print('a' * 390)", 200, ["tokens cut"]),
+        ("print('a' * 900)", 2000, ["bytes left out"]),
+        ("print('a' * 900)", 200, ["tokens cut"]),  # the sandbox's notice stood where the tokens were cut
+        (LONG_ERROR, 2000, ["bytes left out"]),
+        (LONG_ERROR, 750, ["output cut"]),  # and here it stood before
+        (f"{LONG_ERROR}\nsys.stderr.write('b' * 900)\nNone", 2000, ["output cut"]),
+        (f"{LONG_ERROR}\nsys.stderr.write('b' * 900)\n1 / 0", 300, ["tokens cut"]),
+    ],
+)
+def test_one_line_says_that_something_was_cut(
+    stage: MakeStage, small_outputs: tuple[asyncio.Runner, LocalSandbox], code: str, max_tokens: int, notices: list[str]
+) -> None:
+    runner, sandbox = small_outputs
+    scene = stage([asking(code), ANSWER], sandbox=sandbox, tool={"max_observation_tokens": max_tokens})
+    trajectory = runner.run(scene.agent.run(PROBLEM))
+    (shown,) = trajectory.tool_results
+    assert [notice.lstrip("0123456789 ") for notice in NOTICE.findall(shown.text)] == notices
+    assert len(scene.ids(shown.text)) <= max_tokens
+    assert shown.text.startswith("a")
+    assert shown.text.endswith("[exit code 1]" if "1 / 0" in code else "b" if "b" in code else "a")
+    assert shown.text in scene.shown(trajectory)
+
+
+# Settings and helpers
+
+
 def test_without_the_tool_the_prompt_offers_none(stage: MakeStage) -> None:
     scene = stage([asking(), ANSWER], tool={"enabled": False})
     trajectory = scene.play()
@@ -180,19 +262,21 @@ def test_a_seed_is_the_same_on_every_machine_and_differs_with_every_part() -> No
 def test_run_all_keeps_order_and_raises_the_first_failure_as_it_is() -> None:
     cancelled: list[int] = []
 
-    async def work(number: int) -> int:
+    async def work(number: int, *, seconds: float) -> int:
         try:
-            await asyncio.sleep(0.01 * (3 - number))
+            await asyncio.sleep(seconds)
         except asyncio.CancelledError:
             cancelled.append(number)
             raise
-        if number == 2:
-            raise LookupError("two")
         return number
 
-    assert asyncio.run(run_all(work(number) for number in (0, 1))) == [0, 1]
+    async def fail() -> int:
+        await asyncio.sleep(0)  # the others have begun
+        raise LookupError("two")
+
+    assert asyncio.run(run_all(work(number, seconds=0.01 * (3 - number)) for number in (0, 1))) == [0, 1]
     with pytest.raises(LookupError, match="two"):
-        asyncio.run(run_all(work(number) for number in (0, 1, 2)))
+        asyncio.run(run_all([work(0, seconds=30.0), work(1, seconds=30.0), fail()]))
     assert sorted(cancelled) == [0, 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -67,13 +68,75 @@ def test_infrastructure_failures_are_fatal_from_the_first_update() -> None:
     guards = Guards(config=GuardConfig())
     (alarm,) = guards.check({**HEALTHY, "infrastructure_failures": 3})
     assert alarm == Alarm(rule="infrastructure", message=alarm.message, fatal=True)
-    assert "3 of 33 tool calls failed through no fault of the student (limit 1.0%)" in alarm.message
+    assert "3 of the last 33 tool calls failed through no fault of the student (limit 1.0%)" in alarm.message
 
 
 def test_a_few_infrastructure_failures_are_bad_luck() -> None:
     assert heard([{"infrastructure_failures": 2}, {}]) == [[], []]
     assert heard([{"infrastructure_failures": 3, "num_calls": 1000}]) == [[]]
     assert heard([{"infrastructure_failures": 2}, {"infrastructure_failures": 1}]) == [[], ["infrastructure"]]
+
+
+def many(updates: list[tuple[int, int]], **config: Any) -> list[int]:
+    """The updates, counted from 1, that rang. Each is given as (calls that ran, trajectories lost)."""
+    guards = Guards(config=GuardConfig(**config))
+    said = [guards.check({**HEALTHY, "num_calls": ran, "infrastructure_failures": lost}) for ran, lost in updates]
+    return [number for number, alarms in enumerate(said, start=1) if alarms]
+
+
+@pytest.mark.parametrize(
+    ("updates", "rang"),
+    [
+        ([(990, 10)], []),  # 1.0 %: the limit is not passed
+        ([(989, 11)], [1]),
+        ([(399, 1)] * 9, []),  # 0.25 % for ever
+        ([(395, 5)], [1]),  # a run that has made 400 calls yet is judged by those
+        ([(398, 2), (398, 2), (398, 2)], []),  # 6 of 1,200
+        ([(398, 2), (393, 7)], [2]),  # 9 of 800
+        ([(399, 1), (398, 2), (394, 6), (392, 8)], [4]),  # the last three: 16 of 1,200
+        ([(394, 6), *[(400, 0)] * 3, (394, 6)], [1]),  # the first is long past when the last comes: 6 of 1,200
+        ([(5000, 0), (5000, 0), (980, 15)], []),  # updates are taken whole: 15 of 5,995
+        ([(5000, 0), (5, 0), (980, 15)], [3]),  # 15 of 1,000: the first is not needed
+        ([(4, 1)] * 2, []),
+        ([(4, 1)] * 3, [3]),  # 3 of 15
+    ],
+)
+def test_the_share_of_the_last_1000_calls_decides(updates: list[tuple[int, int]], rang: list[int]) -> None:
+    assert many(updates) == rang
+
+
+def test_the_window_of_calls_is_a_setting() -> None:
+    updates = [(97, 3), (300, 0), (100, 0), (97, 3)]
+    assert many(updates, infrastructure_window=100) == [1, 4]
+    assert many(updates[1:], infrastructure_window=400) == []
+    assert many([(97, 3)], infrastructure_ceiling=0.03) == []
+
+
+def test_calls_of_lost_trajectories_are_counted_where_they_are_known() -> None:
+    """3 failures of 200 calls, and of 400 when the lost trajectories had made 203 calls."""
+    update = {**HEALTHY, "num_calls": 197, "infrastructure_failures": 3}
+    (alarm,) = Guards(config=GuardConfig()).check(update)
+    assert alarm.message.startswith("3 of the last 200 tool calls")
+    assert Guards(config=GuardConfig()).check({**update, "lost_calls": 203}) == []
+
+
+def test_who_goes_on_after_the_alarm_begins_with_an_empty_window() -> None:
+    """A continued run feeds its past to the guards again; an alarm that ended it must not end it twice."""
+    past = [HEALTHY, {**HEALTHY, "infrastructure_failures": 9}]
+    guards = Guards(config=GuardConfig())
+    assert [len(guards.check(each)) for each in past] == [0, 1]
+    assert [len(guards.check(each)) for each in (HEALTHY, {**HEALTHY, "infrastructure_failures": 2})] == [0, 0]
+    (alarm,) = guards.check({**HEALTHY, "infrastructure_failures": 1})
+    assert alarm.message.startswith("3 of the last 93 tool calls")
+
+
+def test_a_continued_run_remembers_its_window() -> None:
+    past, now = {**HEALTHY, "infrastructure_failures": 2}, {**HEALTHY, "infrastructure_failures": 1}
+    resumed = Guards(config=GuardConfig())
+    resumed.check(json.loads(json.dumps({"update": 1, **past})))  # as metrics.jsonl gives it back
+    (alarm,) = resumed.check(now)
+    assert alarm.message.startswith("3 of the last 63 tool calls")
+    assert Guards(config=GuardConfig()).check(now) == []
 
 
 def test_the_message_has_the_numbers() -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
 from sod.algorithm import step_divergence, step_weights
 from sod.batch import collate
-from sod.metrics import signal_metrics, trajectory_metrics
+from sod.metrics import STATUS_SHARES, lost_metrics, signal_metrics, tool_seconds, trajectory_metrics
 from sod.models.scripted import ScriptedScorer
 from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult
+from sod.types import Score, StopReason, ToolResult, ToolStatus, Trajectory, Turn
 from stage import ANSWER, STOP, WRONG, Stage, asking
 
 ERROR = ExecutionResult(status="error", stdout="", stderr="NameError: x", exit_code=1)
@@ -52,6 +53,7 @@ def test_what_the_trajectories_did(harvest: Harvest) -> None:
         "num_calls": 4,  # the last turn's call of sample 3 was not run
         "tool_calls": 1.0,
         "failed_calls": 2,
+        "ok_share": 0.5,
         "malformed_share": 0.25,
         "error_share": 0.25,
         "timeout_share": 0.0,
@@ -60,6 +62,55 @@ def test_what_the_trajectories_did(harvest: Harvest) -> None:
     }
     assert {key: metrics[key] for key in expected} == pytest.approx(expected)
     assert metrics["response_tokens"] > metrics["sampled_tokens"]
+
+
+def trajectory(statuses: Sequence[ToolStatus], *, stop_reason: StopReason = StopReason.ANSWERED) -> Trajectory:
+    """One whose calls went so; the n-th ran n seconds and waited n / 10 before."""
+    results = tuple(
+        ToolResult(status=status, text="x", wall_s=float(number), queue_s=number / 10)
+        for number, status in enumerate(statuses, start=1)
+    )
+    turn = Turn(text="t", start=1, end=2, results=results)
+    return Trajectory(
+        problem_id="p",
+        sample=0,
+        token_ids=(5, 6),
+        num_prompt_tokens=1,
+        step=(-1, 0),
+        rollout_logprobs=(0.0, -1.0),
+        turns=(turn,),
+        stop_reason=stop_reason,
+    )
+
+
+def test_every_status_has_its_share_and_together_they_are_all_calls() -> None:
+    """The n-th status happens n times."""
+    told = [status for status in ToolStatus if status is not ToolStatus.INFRASTRUCTURE]
+    assert set(STATUS_SHARES) == set(told)
+    calls = [status for times, status in enumerate(told, start=1) for _ in range(times)]
+    metrics = trajectory_metrics([trajectory(calls)], [Score(value=1.0, correct=True, reason="")])
+    for times, status in enumerate(told, start=1):
+        assert metrics[STATUS_SHARES[status]] == pytest.approx(times / len(calls))
+    assert sum(metrics[name] for name in STATUS_SHARES.values()) == pytest.approx(1.0)
+    assert metrics["failed_calls"] == len(calls) - calls.count(ToolStatus.OK)
+
+
+def test_what_the_world_spoiled() -> None:
+    by_sandbox = trajectory([ToolStatus.OK, ToolStatus.INFRASTRUCTURE], stop_reason=StopReason.INFRASTRUCTURE)
+    by_engine = trajectory([ToolStatus.OK], stop_reason=StopReason.INFRASTRUCTURE)
+    assert lost_metrics([by_sandbox, by_engine], num_calls=7) == {
+        "infrastructure_failures": 2,
+        "lost_calls": 3,
+        "infrastructure_share": 0.1,
+    }
+    assert set(lost_metrics([], num_calls=0).values()) == {0.0}
+
+
+def test_seconds_of_the_calls_that_ran() -> None:
+    calls = [ToolStatus.OK, ToolStatus.TIMEOUT, ToolStatus.ERROR, ToolStatus.MALFORMED_CALL]
+    seconds = tool_seconds([trajectory(calls), trajectory([ToolStatus.OK])])
+    assert seconds == pytest.approx({"run_s": 1.75, "run_max_s": 3.0, "queue_s": 0.175, "queue_max_s": 0.3})
+    assert set(tool_seconds([trajectory([ToolStatus.MALFORMED_CALL])]).values()) == {0.0}
 
 
 def test_no_calls_at_all_is_no_division_by_zero(stage: Callable[..., Stage]) -> None:

@@ -1,4 +1,4 @@
-"""The constitution: what an episode is, and what credit is. Numbered rules, one test each."""
+"""The constitution: what an episode is, what credit is, what tools may do. Numbered rules, one test each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import torch
 
 from sod.algorithm import policy_loss
 from sod.batch import Batch, Rollout, collate
-from sod.config import METHODS, TrainConfig, parse
+from sod.config import METHODS, GuardConfig, TrainConfig, parse
 from sod.errors import DataError, InfrastructureError, SandboxError, SignalError
+from sod.guards import Guards
 from sod.learner import Credit, Learner
+from sod.metrics import STATUS_SHARES, lost_metrics, trajectory_metrics
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
 from sod.rewards.math import MathReward
 from sod.rollouts import Harvest
-from sod.sandbox import ExecutionResult
+from sod.sandbox import ExecutionResult, ExecutionStatus
+from sod.sandbox.scripted import ScriptedSandbox
 from sod.train import _teacher
 from sod.types import Problem, Score, StopReason, ToolStatus, Trajectory
 from stage import ANSWER, PROBLEM, STOP, WRONG, Stage, asking, call
@@ -128,6 +131,7 @@ def test_08_an_unknown_tool_or_wrong_arguments_likewise(stage: MakeStage, turn: 
         ("error", {"stderr": "NameError: x", "exit_code": 1}, "NameError: x\n\n[exit code 1]"),
         ("timeout", {}, "[timed out after 10 s; no output]"),
         ("memory_limit", {}, "[memory limit exceeded]"),
+        ("disk_limit", {}, "[disk limit exceeded]"),
         ("output_limit", {"stdout": "yyyy"}, "[killed: too much output]"),
         ("crashed", {"signal": "SIGSEGV"}, "[crashed: SIGSEGV]"),
     ],
@@ -523,3 +527,77 @@ def test_36_the_methods_are_the_sums_they_say(stage: MakeStage) -> None:
     assert torch.allclose(by["opd"], log_ratio)
     assert torch.allclose(by["opd_grpo"], by["grpo"] + log_ratio)
     assert torch.allclose(by["sod"], by["grpo"] + weighted)
+
+
+# Tools ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "ran", "echoed"),
+    [("repl", "x = 2\nx", True), ("off", "x = 2\nx", False), ("retool", "x = 2\nprint(x)", False)],
+)
+def test_37_only_the_mode_retool_runs_what_the_student_did_not_write(
+    stage: MakeStage, mode: str, ran: str, *, echoed: bool
+) -> None:
+    """The sandbox shows the value of a last expression, by the syntax tree; "retool" alone rewrites the code."""
+
+    class Listening(ScriptedSandbox):
+        async def run(self, code: str, *, echo_last_expression: bool = False, **settings: Any) -> ExecutionResult:
+            assert echo_last_expression == echoed
+            return await super().run(code, **settings)
+
+    scene = stage([asking("x = 2\nx"), ANSWER], sandbox=Listening(["2"]), tool={"mode": mode})
+    assert scene.play().stop_reason is StopReason.ANSWERED
+    assert scene.sandbox.codes == [ran]
+
+
+def test_38_one_line_says_that_an_observation_was_cut_whoever_cut_it(stage: MakeStage) -> None:
+    """The sandbox cut 9,000 bytes and the limit in tokens cut elsewhere: the student reads of it once."""
+    cut = f"{'a ' * 9}\n[... 9000 bytes left out ...]\n{'b ' * 900}"
+    result = ExecutionResult(status="ok", stdout=cut, stderr="", stdout_truncated=True)
+    scene = stage([asking(), ANSWER], [result], tool={"max_observation_tokens": 256})
+    shown = scene.play().tool_results[0].text
+    assert shown.startswith(f"{'a ' * 9}\n[... output cut ...]\n b b b")
+    assert shown.count("[...") == 1
+    assert len(scene.ids(shown)) <= 256
+
+
+def test_39_the_published_setting_shows_256_characters(stage: MakeStage) -> None:
+    """Its first and last half with a mark between, whatever that is in tokens; its tokens are nobody's step as ever."""
+    written, seen = f"{'a' * 150}{'数' * 150}", f"{'a' * 128}...(truncated)...{'数' * 128}"
+    scene = stage([asking(), ANSWER], [written], tool={"observation_cut": "paper", "max_observation_tokens": 16})
+    trajectory = scene.play()
+    first, second = trajectory.turns
+    assert trajectory.token_ids[first.end : second.start] == scene.agent.chat.observation_ids([seen])
+    assert set(trajectory.step[first.end : second.start]) == {-1}
+    assert trajectory.token_ids[second.start : second.end] == scene.ids(ANSWER)
+
+
+def test_40_no_call_goes_uncounted(stage: MakeStage) -> None:
+    """Every status of a call has its share in the update's metrics, those of the world's failures too."""
+    results: dict[str, Any] = {"fine": "1", "broken": BROKEN}
+    told: tuple[ExecutionStatus, ...] = ("error", "crashed", "timeout", "memory_limit", "disk_limit", "output_limit")
+    results |= {status: ExecutionResult(status=status, stdout="", stderr="") for status in told}
+    turns = {
+        "1/0/p/0": [*(asking(status) for status in told), f"<tool_call>no</tool_call>{STOP}", asking("fine"), ANSWER],
+        "1/0/p/1": [asking("fine"), asking("broken"), ANSWER],
+    }
+    harvest = asyncio.run(stage(turns, lambda code: results[code]).collector().collect(1))
+    metrics = trajectory_metrics([r.trajectory for r in harvest.rollouts], [r.score for r in harvest.rollouts])
+    metrics |= lost_metrics(harvest.lost, num_calls=metrics["num_calls"])
+    assert {name: metrics[name] for name in STATUS_SHARES.values()} == dict.fromkeys(STATUS_SHARES.values(), 1 / 8)
+    assert (metrics["num_calls"], metrics["lost_calls"], metrics["infrastructure_share"]) == (8, 2, 0.1)
+
+
+def test_41_a_run_ends_when_the_world_fails_more_than_1_of_100_calls() -> None:
+    """Of the last 1,000, whatever the config says of alarms; the message says where to look."""
+    guards = Guards(config=GuardConfig(on_alarm="off"))
+    calm = {"tool_calls": 2.0, "reward": 0.5, "num_calls": 500, "failed_calls": 0, "infrastructure_failures": 0}
+    assert [guards.check({**calm, "infrastructure_failures": lost}) for lost in (5, 5, 5, 0)] == [[]] * 4
+    (alarm,) = guards.check({**calm, "infrastructure_failures": 11})
+    assert alarm.fatal
+    assert alarm.message.startswith(
+        "11 of the last 1011 tool calls failed through no fault of the student (limit 1.0%)"
+    )
+    assert "`detail` in trajectories.jsonl" in alarm.message
+    assert "`sod sandbox check`" in alarm.message

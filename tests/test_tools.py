@@ -1,10 +1,11 @@
-"""The code interpreter as the student sees it: echo of the last expression, observations, statuses, malformed calls."""
+"""The code interpreter as the student sees it: what becomes of a last line, observations, statuses, malformed calls."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
@@ -13,20 +14,54 @@ from sod.errors import SandboxError
 from sod.sandbox import ExecutionResult, ExecutionStatus
 from sod.sandbox.local import LocalSandbox
 from sod.sandbox.scripted import ScriptedSandbox
-from sod.tools import CodeInterpreter, call_tool, render, strip_fence
+from sod.tools import (
+    CodeInterpreter,
+    as_released,
+    call_tool,
+    cut_as_published,
+    interpreter_schema,
+    merge_notices,
+    render,
+    strip_fence,
+)
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
+Mode: TypeAlias = Literal["repl", "off", "retool"]
+MODES: tuple[Mode, ...] = ("repl", "off", "retool")
 Ask = Callable[[str], ToolResult]
+AskAs = Callable[[str, Mode], ToolResult]
 
 
 @pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    """`ask(code)` through a real sandbox with a limit of 1 s."""
+def ask_as() -> Iterator[AskAs]:
+    """`ask_as(code, mode)` through a real sandbox with a limit of 1 s."""
     with asyncio.Runner() as runner:
-        sandbox = LocalSandbox(workers=1, memory_mb=256)
-        tool = CodeInterpreter(sandbox, config=ToolConfig(timeout_s=1.0), memory_mb=256)
-        yield lambda code: runner.run(tool.call({"code": code}))
+        sandbox = LocalSandbox(workers=1, memory_mb=256, disk_mb=8, max_output_bytes=4000)
+
+        def ask_as(code: str, mode: Mode) -> ToolResult:
+            tool = CodeInterpreter(sandbox, config=ToolConfig(timeout_s=1.0, mode=mode), memory_mb=256)
+            return runner.run(tool.call({"code": code}))
+
+        yield ask_as
         runner.run(sandbox.aclose())
+
+
+@pytest.fixture(scope="module")
+def ask(ask_as: AskAs) -> Ask:
+    """`ask(code)` in the default mode."""
+    return lambda code: ask_as(code, "repl")
+
+
+class Listening(ScriptedSandbox):
+    """Also hears whether it was asked to echo."""
+
+    def __init__(self, script: list[str]) -> None:
+        super().__init__(script)
+        self.echoes: list[bool] = []
+
+    async def run(self, code: str, *, echo_last_expression: bool = False, **settings: Any) -> ExecutionResult:
+        self.echoes.append(echo_last_expression)
+        return await super().run(code, **settings)
 
 
 def result(status: ExecutionStatus = "ok", *, stdout: str = "", stderr: str = "", **fields: Any) -> ExecutionResult:
@@ -85,13 +120,101 @@ def test_echo(ask: Ask, code: str, shown: str) -> None:
     assert answer.text.startswith(shown) if "lambda" in code else answer.text == shown
 
 
-def test_no_echo() -> None:
-    async def main() -> str:
-        async with LocalSandbox(workers=1) as sandbox:
-            tool = CodeInterpreter(sandbox, config=ToolConfig(echo_last_expression=False))
-            return (await tool.call({"code": "print(1)\n2"})).text
+def test_no_echo(ask_as: AskAs) -> None:
+    assert ask_as("print(1)\n2", "off").text == "1"
 
-    assert asyncio.run(main()) == "1"
+
+BROKEN = [
+    # ending, code, shown by mode "off", by "repl", the error that "retool" makes of it
+    ("assignment", "a = 1\nb = a + 1", "", "", "TypeError: 'b' is an invalid keyword argument for print()"),
+    ("loop on one line", "for i in range(2): print(i)", "0\n1", "0\n1", "SyntaxError: invalid syntax"),
+    ("loop", "for i in range(2):\n    print(i)", "0\n1", "0\n1", "IndentationError: expected an indented block"),
+    ("guarded call", "if __name__ == '__main__': print('main')", "main", "main", "SyntaxError: invalid syntax"),
+    ("comment", "x = 2\nx + 1\n# the end", "", "3", "SyntaxError: '(' was never closed"),
+    ("note", "x = 2\nx + 1  # a note", "", "3", "SyntaxError: '(' was never closed"),
+    ("call over lines", "max(\n    1,\n    2,\n)", "", "2", "TypeError: '>' not supported"),
+    ("def", "def f(): return 1", "", "", "SyntaxError: invalid syntax"),
+    ("import", "import math", "", "", "SyntaxError: invalid syntax"),
+    ("assert", "assert True", "", "", "SyntaxError: invalid syntax"),
+    ("del", "x = [1]\ndel x", "", "", "SyntaxError: invalid syntax"),
+    ("with", "with open('f', 'w') as f: f.write('a')", "", "", "SyntaxError: invalid syntax"),
+    ("two statements", "x = 1; x + 1", "", "2", "SyntaxError: invalid syntax"),
+    ("text over lines", "x = 1\n'''a\nb\n'''", "", "'a\\nb\\n'", "SyntaxError: unmatched ')'"),
+]
+WHOLE = [
+    # ending, code, shown by mode "off", by "repl", by "retool"
+    ("operator", "1 + 1", "", "2", "2"),
+    ("name", "x = 3\nx", "", "3", "3"),
+    ("name, blank lines", "x = 3\nx\n\n", "", "3", "3"),
+    ("print", "print(1)", "1", "1", "1"),
+    ("call", "def f():\n    return 1\nf()", "", "1", "1"),
+    ("tuple", "1, 2", "", "(1, 2)", "1 2"),
+    ("text", "'a'", "", "'a'", "a"),
+    ("f-string", "x = 3\nf'{x}'", "", "'3'", "3"),
+    ("None", "None", "", "", "None"),
+]
+
+
+def test_the_released_rule_breaks_14_of_23_ordinary_endings() -> None:
+    """As the survey counted; the next two tests run both tables."""
+    assert (len(BROKEN), len(WHOLE)) == (14, 9)
+    assert len({code for _, code, *_ in BROKEN + WHOLE}) == 23
+
+
+@pytest.mark.parametrize(("code", "off", "repl", "error"), [case[1:] for case in BROKEN], ids=[c[0] for c in BROKEN])
+def test_endings_that_retool_breaks(ask_as: AskAs, code: str, off: str, repl: str, error: str) -> None:
+    for mode, shown in (("off", off), ("repl", repl)):
+        answer = ask_as(code, cast(Mode, mode))
+        assert (answer.status, answer.text) == (ToolStatus.OK, shown or "[no output]")
+    answer = ask_as(code, "retool")
+    assert answer.status == ToolStatus.ERROR
+    assert error in answer.text
+
+
+@pytest.mark.parametrize(("code", "off", "repl", "retool"), [case[1:] for case in WHOLE], ids=[c[0] for c in WHOLE])
+def test_endings_that_retool_prints(ask_as: AskAs, code: str, off: str, repl: str, retool: str) -> None:
+    for mode, shown in (("off", off), ("repl", repl), ("retool", retool)):
+        answer = ask_as(code, cast(Mode, mode))
+        assert (answer.status, answer.text) == (ToolStatus.OK, shown or "[no output]")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("x", "print(x)"),
+        ("x\n\n", "print(x)\n\n"),
+        ("x\n  ", "x\nprint(  )"),  # a line of spaces is not empty
+        ("", ""),
+        ("\n", "\n"),
+        ("    x", "print(    x)"),
+        ("printed", "printed"),  # begins with "print"
+        ("# note", "print(# note)"),
+        ("a\r\nb\r\n", "a\r\nprint(b\r)\n"),
+        ("```python\nx = 1\nx\n```", "x = 1\nprint(x)"),
+        ("```py\nx\n```", "print(x)"),
+        ("look:\n```python\n  x\n```\n```python\ny\n```", "print(x)"),  # the first of them, wherever it is
+        ("s = '```python```'\ns", ""),
+        ("```\nx\n```", "```\nx\nprint(```)"),
+        ("```python3\nx\n```", "3\nprint(x)"),
+    ],
+)
+def test_the_released_rule_to_the_letter(text: str, code: str) -> None:
+    assert as_released(text) == code
+
+
+@pytest.mark.parametrize(("mode", "run"), [("repl", "x"), ("off", "x"), ("retool", "print(x)")])
+def test_what_each_mode_asks_of_the_sandbox(mode: Mode, run: str) -> None:
+    sandbox = Listening(["3\n"])
+    asyncio.run(interpreter(sandbox, mode=mode).call({"code": "```py\nx\n```"}))
+    assert sandbox.codes == [run]
+    assert sandbox.echoes == [mode == "repl"]
+
+
+def test_the_student_is_told_of_a_value_that_is_shown() -> None:
+    told = {mode: interpreter_schema(ToolConfig(mode=mode))["function"]["description"] for mode in MODES}
+    assert "last line that is an expression" in told["repl"]
+    assert told["retool"] == told["repl"]
+    assert "expression" not in told["off"]
 
 
 def test_a_failing_last_expression_shows_the_line_as_it_was_written(ask: Ask) -> None:
@@ -171,9 +294,11 @@ def test_render_without_a_known_memory_limit() -> None:
     ("code", "status", "last_line"),
     [
         ("1 / 0", ToolStatus.ERROR, "[exit code 1]"),
-        ("import ctypes\nctypes.string_at(0)", ToolStatus.ERROR, "[crashed: SIGSEGV]"),
+        ("raise SystemExit(3)", ToolStatus.ERROR, "[exit code 3]"),
+        ("import ctypes\nctypes.string_at(0)", ToolStatus.CRASHED, "[crashed: SIGSEGV]"),
         ("print('a')\nwhile True: pass", ToolStatus.TIMEOUT, "[timed out after 1 s; output above is partial]"),
         ("bytearray(1 << 30)", ToolStatus.MEMORY_LIMIT, "[memory limit 256 MB exceeded]"),
+        ("with open('f', 'wb') as f: f.write(bytes(32 << 20))", ToolStatus.DISK_LIMIT, "[disk limit exceeded]"),
         ("while True: print('x' * 1_000_000)", ToolStatus.OUTPUT_LIMIT, "[killed: too much output]"),
         ("print(1)", ToolStatus.OK, "1"),
     ],
@@ -183,6 +308,76 @@ def test_statuses_of_real_runs(ask: Ask, code: str, status: ToolStatus, last_lin
     assert answer.status == status
     assert answer.text.splitlines()[-1] == last_line
     assert answer.wall_s > 0
+
+
+def test_a_traceback_has_the_students_frames_and_the_one_that_raised(ask: Ask) -> None:
+    answer = ask("import json\ndef load(text):\n    return json.loads(text)\nload('{')")
+    frames = [line.strip() for line in answer.text.splitlines() if line.strip().startswith("File ")]
+    assert frames[:2] == ['File "<code>", line 4, in <module>', 'File "<code>", line 3, in load']
+    assert len(frames) == 3
+    assert "sod" not in answer.text
+    assert answer.text.endswith("(char 1)\n\n[exit code 1]")
+
+
+# What was cut
+
+
+@pytest.mark.parametrize(
+    ("code", "first", "last"),
+    [
+        ("print('a' * 9000)", "a" * 2000, "a" * 1999),
+        ("import sys\nsys.stderr.write('b' * 9000)\nNone", f"[stderr]\n{'b' * 2000}", "b" * 2000),
+        ("import sys\nprint('a' * 9000)\nsys.stderr.write('b' * 9000)\nNone", "a" * 2000, f"[stderr]\n{'b' * 2000}"),
+        ("print('a' * 9000)\n1 / 0", "a" * 2000, "ZeroDivisionError: division by zero\n\n[exit code 1]"),
+    ],
+    ids=["stdout", "stderr", "both", "stdout of an error"],
+)
+def test_one_line_says_that_the_sandbox_cut(ask: Ask, code: str, first: str, last: str) -> None:
+    text = ask(code).text
+    assert text.startswith(f"{first}\n[... ")
+    assert text.endswith(last)
+    assert len(re.findall(r"^\[\.\.\. .* \.\.\.\]$", text, re.MULTILINE)) == 1
+
+
+def test_where_both_streams_were_cut_one_notice_stands_for_both() -> None:
+    notice = "\n[... 9 bytes left out ...]\n"
+    cut = {"stdout_truncated": True, "stderr_truncated": True}
+    ran = result("error", stdout=f"1{notice}2\n", stderr=f"3{notice}4\n", exit_code=1, **cut)
+    assert render(ran, timeout_s=1.0) == "1\n[... output cut ...]\n\n[stderr]\n4\n\n[exit code 1]"
+    said = result(stdout=f"1{notice}2\n", stderr=f"3{notice}4\n")
+    assert render(said, timeout_s=1.0) == f"1{notice}2\n\n[stderr]\n3{notice}4", "what the code says is no notice"
+
+
+@pytest.mark.parametrize(
+    ("text", "merged"),
+    [
+        ("1", "1"),
+        ("1\n[... 5 tokens cut ...]\n2", "1\n[... 5 tokens cut ...]\n2"),
+        ("1\n[... 9 bytes left out ...]\n2\n[... 5 tokens cut ...]\n3", "1\n[... output cut ...]\n3"),
+        ("1\n[... 5 tokens cut ...]\n2\n[... 9 bytes left out ...]\n3", "1\n[... output cut ...]\n3"),
+        ("1 [... 9 bytes left out ...] 2\n[... 5 tokens cut ...]\n3",) * 2,
+    ],
+)
+def test_notices_are_merged(text: str, merged: str) -> None:
+    assert merge_notices(text) == merged
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("", ""),
+        ("7" * 256, "7" * 256),
+        ("7" * 257, "7" * 128 + "...(truncated)..." + "7" * 128),
+        ("a" * 200 + "b" * 200, "a" * 128 + "...(truncated)..." + "b" * 128),
+        ("数" * 300, "数" * 128 + "...(truncated)..." + "数" * 128),
+        ("é" * 256, "é" * 256),  # characters, not bytes
+        ("e\u0301" * 129, "e\u0301" * 64 + "...(truncated)..." + "e\u0301" * 64),
+        ("🙂" * 257, "🙂" * 128 + "...(truncated)..." + "🙂" * 128),
+        ("\ud800x", "?x"),
+    ],
+)
+def test_the_published_cut_to_the_letter(text: str, cut: str) -> None:
+    assert cut_as_published(text) == cut
 
 
 # The sandbox's own failures

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from sod.config import SFTConfig, TrainConfig, dump, parse
 from sod.demo.pretrained import make_model
 from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, ModelError, SandboxError, SignalError
+from sod.metrics import STATUS_SHARES
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
 from sod.records import trajectory_of
@@ -166,6 +167,7 @@ def test_metrics_of_every_update(finished: TrainConfig) -> None:
     updates = [line for line in lines if "reward" in line]
     assert [line["update"] for line in updates] == [1, 2, 3, 4]
     wanted = {"tool_calls", "failed_calls", "malformed_share", "empty_share", "infrastructure_failures", "entropy"}
+    wanted |= {*STATUS_SHARES.values(), "lost_calls", "infrastructure_share"}
     wanted |= {"divergence", "weight", "log_ratio_control", "teacher_term", "loss", "grad_norm", "clip_fraction"}
     for line in updates:
         assert wanted <= line.keys()
@@ -193,6 +195,7 @@ def test_timing_of_every_update(finished: TrainConfig) -> None:
     assert [line["update"] for line in updates] == [1, 2, 3, 4]
     for line in updates:
         assert 0 < line["rollout_s"] + line["learn_s"] + line["record_s"] <= line["total_s"] + 1e-3
+        assert 0 <= line["tools"]["run_s"] <= line["tools"]["run_max_s"] <= line["rollout_s"]
     assert [line["update"] for line in lines if "evaluate_s" in line] == [0, 2, 4]
 
 
@@ -231,7 +234,7 @@ def test_grpo_needs_no_teacher(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path / "run", method="grpo", teacher=None, update={"num_updates": 1})
     events = run(config)
     (line,) = records(config, "metrics")
-    assert [name for name, _ in events] == ["update"]
+    assert [name for name, _ in events] == ["sandbox", "update"]
     assert "divergence" not in line
     assert "divergence" not in records(config, "trajectories")[0]
 
@@ -267,7 +270,7 @@ def test_a_run_that_was_stopped_and_continued_is_the_run_that_was_not(
     assert read_json(Path(config.run) / "status.json")["state"] == state
     events = run(config)
     if (update, how) != (1, crash):
-        assert events[0][0] == "resumed"
+        assert [name for name, _ in events[:2]] == ["sandbox", "resumed"]
     assert same_metrics(records(config, "metrics"), records(finished, "metrics"))
     assert [line["token_ids"] for line in records(config, "trajectories")] == [
         line["token_ids"] for line in records(finished, "trajectories")
@@ -326,8 +329,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(world: World, tmp_path: Path) -> None:
 
     with pytest.raises(asyncio.CancelledError):
         train(config, listener=listen)
-    assert told[0] == ("resumed", {"update": len(updates)})
-    assert told[1][1]["update"] == len(updates) + 1
+    assert told[1] == ("resumed", {"update": len(updates)})
+    assert told[2][1]["update"] == len(updates) + 1
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -441,7 +444,9 @@ def test_a_collapsing_run_is_stopped_with_its_checkpoint_written(
 class NoSandbox:
     """A sandbox that never works."""
 
-    def __init__(self, **_settings: Any) -> None:
+    layers = ("none",)
+
+    def __init__(self, _config: object) -> None:
         pass
 
     async def __aenter__(self) -> NoSandbox:
@@ -459,7 +464,7 @@ def test_a_run_whose_sandbox_fails_stops_and_says_why(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was lost is recorded with the reason; too much of it, or all of it, ends the run."""
-    monkeypatch.setattr("sod.train.LocalSandbox", NoSandbox)
+    monkeypatch.setattr("sod.train.make_sandbox", NoSandbox)
     config = world.config(tmp_path / "run", update={"prompts": 4, "num_updates": 3}, guards={"on_alarm": "off"})
     with pytest.raises(
         (CollapseError, InfrastructureError), match=r"no fault of the student|were lost.*no fork server"

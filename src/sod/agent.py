@@ -14,7 +14,7 @@ from sod.config import AgentConfig, SamplingConfig, ToolConfig
 from sod.errors import DataError, EngineError, InfrastructureError
 from sod.models import Sampler
 from sod.sandbox import Sandbox
-from sod.tools import CodeInterpreter, Tool, call_tool
+from sod.tools import CodeInterpreter, Tool, call_tool, cut_as_published, merge_notices
 from sod.types import (
     Completion,
     MalformedCall,
@@ -148,14 +148,21 @@ class _Episode:
     async def _timed_call(self, call: ToolCall | MalformedCall) -> ToolResult:
         start = time.perf_counter()
         result = await call_tool(self.agent.tools, call)
-        limit = self.agent.tool_limits.max_observation_tokens
         return ToolResult(
             status=result.status,
-            text=self.agent.chat.cut(result.text, max_tokens=limit),
+            text=self._shortened(result.text),
             wall_s=result.wall_s or time.perf_counter() - start,
             queue_s=result.queue_s,
             detail=result.detail,
         )
+
+    def _shortened(self, text: str) -> str:
+        """An observation within its limit; when something of it is missing, one line says so."""
+        limits = self.agent.tool_limits
+        if limits.observation_cut == "paper":
+            return cut_as_published(text)
+        cut = self.agent.chat.cut(text, max_tokens=limits.max_observation_tokens)
+        return cut if cut == text else merge_notices(cut)
 
     def _observe(self, results: Sequence[ToolResult]) -> StopReason | None:
         """Append the observations; returns the reason when the episode must end instead."""

@@ -133,10 +133,13 @@ class ToolConfig(Section):
     """The function's name in the chat template."""
     timeout_s: Positive = 10.0
     """Seconds one call may run."""
+    mode: Literal["repl", "off", "retool"] = "repl"
+    """"repl" prints the value of a last expression as a REPL does, "off" runs the code as a file, "retool" wraps the
+    last line in print(...) as the released code does, faults and all: to compare with it."""
+    observation_cut: Literal["tokens", "paper"] = "tokens"
+    """What is too long is cut in the middle: to max_observation_tokens, or as published to 256 characters."""
     max_observation_tokens: Annotated[int, Field(ge=16)] = 512
-    """Tokens of one observation; longer text is cut in the middle and says so."""
-    echo_last_expression: bool = True
-    """Print the value of a last expression as a REPL does."""
+    """Tokens of one observation, the notice of the cut included; not used with observation_cut = "paper"."""
     infrastructure_retries: Annotated[int, Field(ge=0)] = 2
     """Tries after the first when the sandbox itself failed."""
 
@@ -147,7 +150,7 @@ class SandboxConfig(Section):
     urls: Annotated[tuple[str, ...], FromList] = ()
     """SandboxFusion servers (http://HOST:PORT) to run code on instead of this machine; none is off."""
     isolation: Literal["auto", "A", "B"] = "auto"
-    """How code is cut off from this machine: "A" by namespaces, "B" by Landlock and seccomp, "auto" A where possible."""
+    """How code is cut off from this machine: "A" by namespaces, "B" by Landlock and seccomp, "auto" A if possible."""
     allow_unsafe: bool = False
     """Run code with your own rights where the machine allows neither A nor B. Only for code that you trust."""
     workers: Count = 2
@@ -267,7 +270,9 @@ class GuardConfig(Section):
     failed_call_ceiling: Fraction = 0.5
     """Alarm when this share of a window's calls fails and the reference's was at most half of it; 1 is off."""
     infrastructure_ceiling: Fraction = 0.01
-    """Stop when this share of a window's calls failed through no fault of the student (at least 3); 1 is off."""
+    """Stop when a larger share of the latest calls failed through no fault of the student (at least 3); 1 is off."""
+    infrastructure_window: Count = 1000
+    """Calls that share is taken over: those of the fewest latest updates that have as many together."""
     teacher_self_gap: NonNegative = 0.05
     """At the start the teacher scores its own samples; the mean gap in nats must stay below this; 0 is off."""
 

@@ -1,7 +1,8 @@
 """Rules that notice, from the metrics of each update, that a run is collapsing or that its tools fail.
 
-The first `window` updates are the reference; later windows are compared with it. Independent replications of
-the released code lost their tool calls between update 10 and 20 while the loss looked healthy: these rules look there.
+The first `window` updates are the reference; later windows are compared with it. Independent replications of the
+released code lost their tool calls between update 10 and 20 while the loss looked healthy: these rules look there.
+Failures of tools are not compared: they are counted over the latest calls, and end the run when they are too many.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from sod.config import GuardConfig
 
 MIN_INFRASTRUCTURE_FAILURES = 3
-"""Fewer failures than this in a window are bad luck, whatever their share."""
+"""Fewer failures than this among the latest calls are bad luck, whatever their share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,13 +33,15 @@ class Guards:
     config: GuardConfig
     _history: list[Mapping[str, float]] = field(default_factory=list)
     _ringing: set[str] = field(default_factory=set)
+    _latest: list[tuple[float, float]] = field(default_factory=list)
+    """(failures, calls) of the latest updates: as few as have `infrastructure_window` calls together."""
 
     def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
         """The alarms of this update, from its rewards, calls and infrastructure failures."""
         self._history.append(metrics)
         window = self.config.window
         recent = self._history[-window:]
-        alarms = [*self._infrastructure(recent)]
+        alarms = self._infrastructure(metrics)
         if len(self._history) >= 2 * window:
             alarms += self._collapse(self._history[:window], recent)
         ringing, self._ringing = self._ringing, {alarm.rule for alarm in alarms}
@@ -61,15 +64,25 @@ class Guards:
             alarms.append(Alarm(rule="failed_calls", message=message))
         return alarms
 
-    def _infrastructure(self, recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
-        failures = sum(metrics["infrastructure_failures"] for metrics in recent)
-        calls = sum(metrics["num_calls"] for metrics in recent) + failures
+    def _infrastructure(self, metrics: Mapping[str, float]) -> list[Alarm]:
+        """A lost trajectory is one failure and at least one call.
+
+        Metrics are by update and its calls ran at once, so the latest 1,000 calls are taken by whole updates: of
+        updates of 400 calls the last three, of one of 4,000 all 4,000.
+        """
         ceiling = self.config.infrastructure_ceiling
+        lost = metrics["infrastructure_failures"]
+        self._latest.append((lost, metrics["num_calls"] + max(lost, metrics.get("lost_calls", 0))))
+        while sum(calls for _, calls in self._latest[1:]) >= self.config.infrastructure_window:
+            del self._latest[0]
+        failures, calls = (sum(values) for values in zip(*self._latest, strict=True))
         if ceiling >= 1 or failures < MIN_INFRASTRUCTURE_FAILURES or failures <= ceiling * calls:
             return []
+        self._latest.clear()  # the run ends here; who mends the sandbox and goes on begins anew
         message = (
-            f"{failures:.0f} of {calls:.0f} tool calls failed through no fault of the student (limit {ceiling:.1%}); "
-            "their trajectories were dropped. `detail` in trajectories.jsonl says why; `sod doctor` tests the sandbox"
+            f"{failures:.0f} of the last {calls:.0f} tool calls failed through no fault of the student "
+            f"(limit {ceiling:.1%}); their trajectories were dropped. `detail` in trajectories.jsonl says why; "
+            "`sod sandbox check` tests the sandbox"
         )
         return [Alarm(rule="infrastructure", message=message, fatal=True)]
 

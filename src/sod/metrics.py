@@ -6,7 +6,7 @@ Shapes: B trajectory, T token, K step. Names are those of metrics.jsonl; docs/me
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +16,21 @@ from sod.batch import Batch
 from sod.types import Score, StopReason, ToolStatus, Trajectory
 
 MAX_REPORTED_STEPS = 8
+STATUS_SHARES: Mapping[ToolStatus, str] = {
+    ToolStatus.OK: "ok_share",
+    ToolStatus.ERROR: "error_share",
+    ToolStatus.CRASHED: "crashed_share",
+    ToolStatus.TIMEOUT: "timeout_share",
+    ToolStatus.MEMORY_LIMIT: "memory_limit_share",
+    ToolStatus.DISK_LIMIT: "disk_limit_share",
+    ToolStatus.OUTPUT_LIMIT: "output_limit_share",
+    ToolStatus.MALFORMED_CALL: "malformed_share",
+}
+"""Shares of an update's calls; they add up to 1. What is missing, INFRASTRUCTURE, is counted by `lost_metrics`."""
 
 
 def trajectory_metrics(trajectories: Sequence[Trajectory], scores: Sequence[Score]) -> dict[str, float]:
-    """Rewards, lengths, tool use and stop reasons of an update's trajectories."""
+    """Rewards, lengths, stop reasons and tool use of an update's trajectories, with the share of every status."""
     count = len(trajectories)
     results = [result for trajectory in trajectories for result in trajectory.tool_results]
     statuses = Counter(result.status for result in results)
@@ -39,10 +50,39 @@ def trajectory_metrics(trajectories: Sequence[Trajectory], scores: Sequence[Scor
         "num_calls": len(results),
         "tool_calls": len(results) / count,
         "failed_calls": sum(result.status is not ToolStatus.OK for result in results),
-        "malformed_share": statuses[ToolStatus.MALFORMED_CALL] / num_calls,
-        "error_share": statuses[ToolStatus.ERROR] / num_calls,
-        "timeout_share": statuses[ToolStatus.TIMEOUT] / num_calls,
+        **{name: statuses[status] / num_calls for status, name in STATUS_SHARES.items()},
         "empty_share": sum(result.text.strip() in ("", "[no output]") for result in results) / num_calls,
+    }
+
+
+def lost_metrics(lost: Sequence[Trajectory], *, num_calls: float) -> dict[str, float]:
+    """What the world spoiled. `num_calls` is of the trajectories that were not lost.
+
+    20 calls, and a lost trajectory with one call that went well and one that failed:
+    {"infrastructure_failures": 1, "lost_calls": 2, "infrastructure_share": 1 / 22}.
+    """
+    results = [result for trajectory in lost for result in trajectory.tool_results]
+    failed = sum(result.status is ToolStatus.INFRASTRUCTURE for result in results)
+    return {
+        "infrastructure_failures": len(lost),
+        "lost_calls": len(results),
+        "infrastructure_share": failed / max(1, num_calls + len(results)),
+    }
+
+
+def tool_seconds(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How long calls ran, and waited for a place in the sandbox before. Malformed calls ran nothing and do not count.
+
+    Seconds: {"run_s": mean, "run_max_s": longest, "queue_s": mean, "queue_max_s": longest}; 0 without a call.
+    """
+    results = [result for trajectory in trajectories for result in trajectory.tool_results]
+    ran = [result for result in results if result.status is not ToolStatus.MALFORMED_CALL]
+    run_s, queue_s = [result.wall_s for result in ran], [result.queue_s for result in ran]
+    return {
+        "run_s": sum(run_s) / max(1, len(ran)),
+        "run_max_s": max(run_s, default=0.0),
+        "queue_s": sum(queue_s) / max(1, len(ran)),
+        "queue_max_s": max(queue_s, default=0.0),
     }
 
 

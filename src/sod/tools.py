@@ -11,7 +11,7 @@ from sod.errors import SandboxError
 from sod.sandbox import ExecutionResult, ExecutionStatus, Sandbox
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
-__all__ = ["CodeInterpreter", "Tool", "call_tool"]
+__all__ = ["CodeInterpreter", "Tool", "as_released", "call_tool", "cut_as_published", "merge_notices", "strip_fence"]
 
 
 class Tool(Protocol):
@@ -35,6 +35,9 @@ class Tool(Protocol):
 class CodeInterpreter:
     """One function of one string, `code`, run as a Python program in a fresh process of the sandbox.
 
+    `config.mode` says what becomes of its last line: "x = 2\\nx + 1" shows "3" (repl), nothing (off), or is run as
+    "x = 2\\nprint(x + 1)" (retool, see `as_released`).
+
     The observation is stdout, then stderr below `[stderr]`, then one line in brackets unless all went well:
     `"3\\n\\n[stderr]\\n...ZeroDivisionError: division by zero\\n\\n[exit code 1]"`. `memory_mb` is only for that line.
     """
@@ -48,14 +51,13 @@ class CodeInterpreter:
 
     async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
         """Runs `arguments["code"]`. A failure of the sandbox itself is tried again, then INFRASTRUCTURE."""
-        code = strip_fence(arguments["code"])
+        mode = self._config.mode
+        code = as_released(arguments["code"]) if mode == "retool" else strip_fence(arguments["code"])
         failures: list[str] = []
         for _ in range(1 + self._config.infrastructure_retries):
             try:
                 result = await self._sandbox.run(
-                    code,
-                    timeout_s=self._config.timeout_s,
-                    echo_last_expression=self._config.echo_last_expression,
+                    code, timeout_s=self._config.timeout_s, echo_last_expression=mode == "repl"
                 )
             except SandboxError as error:
                 failures.append(str(error))
@@ -78,10 +80,10 @@ class CodeInterpreter:
 _TOOL_STATUS: Mapping[ExecutionStatus, ToolStatus] = {
     "ok": ToolStatus.OK,
     "error": ToolStatus.ERROR,
-    "crashed": ToolStatus.ERROR,
-    "disk_limit": ToolStatus.ERROR,
+    "crashed": ToolStatus.CRASHED,
     "timeout": ToolStatus.TIMEOUT,
     "memory_limit": ToolStatus.MEMORY_LIMIT,
+    "disk_limit": ToolStatus.DISK_LIMIT,
     "output_limit": ToolStatus.OUTPUT_LIMIT,
 }
 """What the student is told of; the rest is the sandbox's own failure."""
@@ -95,14 +97,71 @@ def strip_fence(code: str) -> str:
     return match["code"] if match else code
 
 
+_RELEASED_FENCE = re.compile(r"```py(?:thon)?(.*?)```", re.DOTALL)
+
+
+def as_released(code: str) -> str:
+    """What the released code makes of a program before it runs it, kept with its faults so that they can be measured.
+
+    The text in the first python fence anywhere, without the space around it; then the last line that is not empty is
+    wrapped unless it begins with "print": "x = 2\\nx + 1" -> "x = 2\\nprint(x + 1)", which prints 3. But
+    "b = a + 1" -> "print(b = a + 1)" is an error that the student did not make.
+    """
+    fenced = _RELEASED_FENCE.search(code)
+    lines = (fenced[1].strip() if fenced else code).split("\n")
+    last = max((index for index, line in enumerate(lines) if line), default=None)
+    if last is not None and not lines[last].startswith("print"):
+        lines[last] = f"print({lines[last]})"
+    return "\n".join(lines)
+
+
+PUBLISHED_CHARACTERS = 256
+"""Length of an observation in the published setting, without its notice."""
+
+
+def cut_as_published(text: str) -> str:
+    """The first and last 128 characters of a text of more than 256: "a..." -> "aaa...(truncated)...aaa"."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # no tokenizer takes half a surrogate pair
+    if len(text) <= PUBLISHED_CHARACTERS:
+        return text
+    half = PUBLISHED_CHARACTERS // 2
+    return f"{text[:half]}...(truncated)...{text[-half:]}"
+
+
+_SANDBOX_NOTICE = re.compile(r"\n\[\.\.\. \d+ bytes left out \.\.\.\]\n")
+_NOTICE = re.compile(r"\n\[\.\.\. \d+ (?:bytes left out|tokens cut) \.\.\.\]\n")
+
+
+def merge_notices(text: str) -> str:
+    """One line says that something was cut, where the sandbox and the limit in tokens both left a notice.
+
+    What stands between the first and the last goes too: "1 [... 9 bytes left out ...] 7 [... 5 tokens cut ...] 9"
+    -> "1 [... output cut ...] 9", each notice being a line of its own.
+    """
+    notices = list(_NOTICE.finditer(text))
+    if len(notices) < 2:
+        return text
+    return f"{text[: notices[0].start()]}\n[... output cut ...]\n{text[notices[-1].end() :]}"
+
+
 def render(result: ExecutionResult, *, timeout_s: float, memory_mb: int | None = None) -> str:
     """What the student sees of a run: see CodeInterpreter. Never empty."""
-    stdout, stderr = result.stdout.rstrip(), result.stderr.rstrip()
+    stdout, stderr = _streams(result)
     parts = [stdout] if stdout else []
     if stderr:
         parts.append(f"[stderr]\n{stderr}")
     line = _status_line(result, timeout_s=timeout_s, memory_mb=memory_mb, has_output=bool(parts))
     return "\n\n".join([*parts, line] if line else parts)
+
+
+def _streams(result: ExecutionResult) -> tuple[str, str]:
+    """stdout and stderr. Where both were cut, one notice stands for the end of the one and the start of the other."""
+    stdout, stderr = result.stdout, result.stderr
+    if result.stdout_truncated and result.stderr_truncated:
+        start, *_ = _SANDBOX_NOTICE.split(stdout, maxsplit=1)
+        *_, end = _SANDBOX_NOTICE.split(stderr)
+        stdout, stderr = f"{start}\n[... output cut ...]", end
+    return stdout.rstrip(), stderr.rstrip()
 
 
 def _status_line(result: ExecutionResult, *, timeout_s: float, memory_mb: int | None, has_output: bool) -> str:
@@ -122,7 +181,7 @@ def _status_line(result: ExecutionResult, *, timeout_s: float, memory_mb: int | 
 
 def interpreter_schema(config: ToolConfig) -> Mapping[str, Any]:
     shown = "Anything printed"
-    if config.echo_last_expression:
+    if config.mode != "off":
         shown += ", and the value of a last line that is an expression,"
     return {
         "type": "function",

@@ -27,7 +27,7 @@ from sod.errors import CollapseError, EngineError, InfrastructureError, ModelErr
 from sod.evaluate import evaluate, summary
 from sod.guards import Alarm, Guards
 from sod.learner import Credit, Learner
-from sod.metrics import signal_metrics, trajectory_metrics
+from sod.metrics import lost_metrics, signal_metrics, tool_seconds, trajectory_metrics
 from sod.models import Sampler
 from sod.models.hf import HFModel, check_context, trainable
 from sod.optimizer import Optimizer
@@ -214,7 +214,8 @@ class TrainingLoop:
                 metrics, credit = self._learn(number, harvest)
             with self._timed("record_s"):
                 self._record(number, metrics, harvest, credit)
-        self.run.append("timing", {"update": number, **{key: round(value, 4) for key, value in self.timing.items()}})
+        tools = tool_seconds([rollout.trajectory for rollout in harvest.rollouts])
+        self.run.append("timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools)})
         self.done = number
         self.listener("update", {"update": number, **metrics, **self.timing})
         self._heed(self.guards.check(metrics))
@@ -225,7 +226,7 @@ class TrainingLoop:
         batch = collate(rollouts, need_teacher=self.config.terms.teacher)
         credit = self.learner.credit(batch)
         metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
-        metrics["infrastructure_failures"] = len(harvest.lost)
+        metrics |= lost_metrics(harvest.lost, num_calls=metrics["num_calls"])
         if self.collector.teacher is not None:
             metrics |= signal_metrics(
                 batch,
@@ -336,3 +337,7 @@ class TrainingLoop:
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in seconds.items()}

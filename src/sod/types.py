@@ -43,8 +43,10 @@ class ToolStatus(StrEnum):
 
     OK = "ok"
     ERROR = "error"
+    CRASHED = "crashed"
     TIMEOUT = "timeout"
     MEMORY_LIMIT = "memory_limit"
+    DISK_LIMIT = "disk_limit"
     OUTPUT_LIMIT = "output_limit"
     MALFORMED_CALL = "malformed_call"
     INFRASTRUCTURE = "infrastructure"
