@@ -240,6 +240,43 @@ def test_a_call_finds_nothing_of_another_in_its_memory() -> None:
     asyncio.run(main())
 
 
+# In a stock container
+
+IN_A_CONTAINER = """
+import asyncio, ctypes, errno, os, struct, sys
+from sod.sandbox import LocalSandbox, kernel
+
+ALLOW, REFUSE, NUMBERS = 0x7FFF0000, 0x00050000 | errno.EPERM, {numbers}
+steps = [(0x20, 0, 0, 0)]  # load the number of the call
+for number in NUMBERS:
+    steps += [(0x15, 0, 1, number), (0x06, 0, 0, REFUSE)]
+steps.append((0x06, 0, 0, ALLOW))
+program = b"".join(struct.pack("HBBI", *step) for step in steps)
+kept = ctypes.create_string_buffer(program, len(program))
+if os.getuid() == 0:
+    kernel.drop_bounding_set()
+    kernel.drop_capabilities()
+kernel.no_new_privileges()
+assert kernel._libc.prctl(22, 2, struct.pack("H6xQ", len(steps), ctypes.addressof(kept)), 0, 0) == 0
+
+async def main():
+    async with LocalSandbox(workers=1) as sandbox:
+        result = await sandbox.run("import numpy; print(numpy.arange(3).sum())")
+        print(sandbox.level, result.status, result.stdout, end="")
+
+asyncio.run(main())
+"""
+"""Docker's default: few capabilities, and a filter that refuses namespaces and mounts."""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the calls are those of x86_64")
+def test_a_container_that_refuses_namespaces_gets_level_b() -> None:
+    unshare, setns, mount, umount2, pivot_root = 272, 308, 165, 166, 155
+    script = IN_A_CONTAINER.format(numbers=(unshare, setns, mount, umount2, pivot_root))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "B ok 3\n", done.stderr
+
+
 # Refusal
 
 
