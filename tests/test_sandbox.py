@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +350,16 @@ def test_files(run: Run) -> None:
     for name in ("/etc/x", "../x", "a/../../x", ""):
         with pytest.raises(ValueError, match="must be relative"):
             run("1", files={name: b""})
+    refused: dict[str, dict[str, bytes]] = {
+        "255 a part": {"x" * 256: b""},
+        "must be text": {"\ud800": b""},
+        "directory of another": {"a": b"", "a/b": b""},
+        r"4 MiB \(disk_mb\)": {"big": bytes(5 << 20)},
+        "at most 1024": {str(number): b"" for number in range(1025)},
+    }
+    for complaint, files in refused.items():
+        with pytest.raises(ValueError, match=complaint):
+            run("1", files=files)
 
 
 def test_timeout_must_be_positive(run: Run) -> None:
@@ -403,16 +413,17 @@ def test_a_fork_bomb_is_bounded(run: Run) -> None:
 @asynccontextmanager
 async def watched(**settings: object) -> AsyncIterator[LocalSandbox]:
     """A sandbox after whose end no process, directory or descriptor may be left."""
-    before = (
-        processes_below(os.getpid()),
-        set(os.listdir("/proc/self/fd")),
-        directories(),
-    )
-    async with LocalSandbox(**settings) as sandbox:  # type: ignore[arg-type]
-        yield sandbox
-    assert processes_below(os.getpid()) <= before[0]
-    assert set(os.listdir("/proc/self/fd")) <= before[1]
-    assert directories() <= before[2]
+    processes, descriptors = processes_below(os.getpid()), set(os.listdir("/proc/self/fd"))
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        try:
+            async with LocalSandbox(**settings) as sandbox:  # type: ignore[arg-type]
+                yield sandbox
+            assert not directories()
+        finally:
+            tempfile.tempdir = usual
+    assert processes_below(os.getpid()) <= processes
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
 
 
 DAEMONS = "\n".join(
@@ -526,6 +537,67 @@ def test_a_killed_fork_server_is_replaced(victim: str) -> None:
         assert [result.stdout for result in again] == ["2\n"] * 4
 
     in_a_sandbox(body)
+
+
+def test_at_level_b_too_and_again_and_again() -> None:
+    others = processes_below(os.getpid())
+
+    async def main() -> None:
+        async with watched(workers=1, concurrent_per_worker=2, isolation="B", preload=()) as sandbox:
+            for _ in range(3):
+                assert (await sandbox.run("open('f', 'w').write('left'); print(1)")).stdout == "1\n"
+                call = asyncio.create_task(sandbox.run("import time; time.sleep(30)"))
+                await asyncio.sleep(0.2)
+                os.kill(min(processes_below(os.getpid()) - others), signal.SIGKILL)
+                assert (await asyncio.wait_for(call, timeout=5)).status == "sandbox_error"
+
+    asyncio.run(main())
+
+
+def test_a_start_that_is_cancelled_can_be_made_again() -> None:
+    others = processes_below(os.getpid())
+
+    async def main() -> None:
+        sandbox = LocalSandbox(workers=1, preload=())
+        for delay_s in (0.0, 0.05, 0.1, 0.2, 0.3):
+            start = asyncio.create_task(sandbox.start())
+            await asyncio.sleep(delay_s)
+            start.cancel()
+            with suppress(asyncio.CancelledError):
+                await start
+        assert (await sandbox.run("print(1)")).stdout == "1\n"
+        await sandbox.aclose()
+        assert await until(lambda: processes_below(os.getpid()) <= others)
+
+    asyncio.run(main())
+
+
+def test_a_signal_without_a_name() -> None:
+    async def main() -> ExecutionResult:
+        async with watched(workers=1, isolation="B", preload=()) as sandbox:
+            return await sandbox.run("import os; os.kill(os.getpid(), 35)")
+
+    result = asyncio.run(main())
+    assert (result.status, result.signal) == ("crashed", "SIG35")
+
+
+def test_a_process_that_cannot_be_started_is_a_failure_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_fork = channel_module.BOOTSTRAP.replace(
+        "from sod.sandbox.fork_server import main",
+        "from sod.sandbox.fork_server import main\nfrom sod.sandbox import confine\n"
+        "fork, count = confine.AllowList.fork, iter(range(99))\n"
+        "def sometimes(level):\n    if next(count) == 1: raise BlockingIOError(11, 'no more processes')\n"
+        "    return fork(level)\nconfine.AllowList.fork = sometimes",
+    )
+    monkeypatch.setattr(channel_module, "BOOTSTRAP", no_fork)
+
+    async def main() -> list[ExecutionResult]:
+        async with watched(workers=1, isolation="B", preload=()) as sandbox:
+            return [await sandbox.run("print(1)") for _ in range(2)]
+
+    failed, ran = asyncio.run(main())
+    assert (failed.status, "no more processes" in failed.detail) == ("sandbox_error", True)
+    assert ran.stdout == "1\n"
 
 
 def test_a_fork_server_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

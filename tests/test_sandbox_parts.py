@@ -58,13 +58,13 @@ def test_usage_counts_what_is_there_and_follows_no_link(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     (tmp_path / "everything").symlink_to("/usr")
     used = workspace.usage(str(tmp_path))
-    assert (used.num_files, used.too_deep) == (5, False)
+    assert (used.num_files, used.hidden) == (5, False)
     assert 300_000 <= used.num_bytes < 400_000
 
 
 def test_usage_gives_up_on_depth_and_on_many_files(tmp_path: Path) -> None:
     nest(tmp_path, workspace.MAX_DEPTH + 2)
-    assert workspace.usage(str(tmp_path)).too_deep
+    assert workspace.usage(str(tmp_path)).hidden
     many = tmp_path / "many"
     many.mkdir()
     for number in range(workspace.MAX_FILES + 1):

@@ -94,7 +94,6 @@ def test_a_cell_whose_time_is_up_is_interrupted_and_the_session_stays(level: Lev
         ("sum(range(10**12))", "timeout", "SIGKILL"),
         ("import os; os._exit(4)", "error", None),
         ("import ctypes; ctypes.string_at(0)", "crashed", "SIGSEGV"),
-        ("import os; os.closerange(3, 50); x = 1", "crashed", "SIGKILL"),
         ("import os; os.write(3, b'what?'); import time; time.sleep(9)", "crashed", "SIGKILL"),
     ],
 )
@@ -111,6 +110,68 @@ def test_a_lost_session_says_so_and_the_next_cell_starts_anew(
         assert (fresh.status, fresh.stdout, fresh.session_lost) == ("ok", "False\n", False)
 
     in_session(body, level=level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_cell_that_closes_everything_loses_the_session(level: Level) -> None:
+    async def body(session: LocalSession) -> None:
+        lost = await session.run("import os; os.closerange(3, 50); x = 1")
+        assert lost.status in ("error", "crashed")  # it ends by itself or is killed, whichever is first
+        assert lost.session_lost
+        assert (await session.run("print('x' in dir())")).stdout == "False\n"
+
+    in_session(body, level=level)
+
+
+def test_a_child_that_a_cell_forgets_to_end_answers_no_cells() -> None:
+    async def body(session: LocalSession) -> None:
+        await session.run("import os\npid = os.fork()")
+        for number in range(20):
+            assert (await session.run(f"print({number}, pid > 0)")).stdout == f"{number} True\n"
+
+    in_session(body)
+
+
+def test_a_cell_that_answers_for_those_to_come_stops_nobody() -> None:
+    async def body(session: LocalSession) -> None:
+        flood = "import os\nwhile True:\n    try: os.write(3, b'0')\n    except OSError: break"
+        await session.run(flood, timeout_s=0.5)
+        for _ in range(3):
+            await asyncio.wait_for(session.run("1", timeout_s=0.3), timeout=10)
+        assert (await asyncio.wait_for(session.run("1"), timeout=20)).status in ("ok", "timeout", "crashed")
+
+    in_session(body)
+
+
+def test_an_idle_session_is_watched() -> None:
+    later = "import threading, time\ndef work():\n    time.sleep(0.3)\n    {}\nthreading.Thread(target=work).start()"
+    many = "import os; [os.fork() for _ in range(3)]; x = bytearray(b'x' * (40 << 20)); time.sleep(60)"
+
+    async def body(session: LocalSession) -> None:
+        await session.run(later.format(many))
+        deadline = asyncio.get_running_loop().time() + 10
+        while (result := await session.run("1")).session_lost is False:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.5)
+        assert result.status == "ok"
+
+    in_session(body)
+
+
+def test_closing_a_session_touches_no_other_calls_files() -> None:
+    async def main() -> None:
+        async with LocalSandbox(workers=1, preload=()) as sandbox:
+            for _ in range(20):
+                session = sandbox.session()
+                cell = asyncio.create_task(session.run("import time; time.sleep(30)"))
+                await asyncio.sleep(0.02)
+                closing = asyncio.create_task(session.aclose())
+                results = await asyncio.gather(*(sandbox.run(f"print({number})") for number in range(8)))
+                assert [result.stdout for result in results] == [f"{number}\n" for number in range(8)]
+                await closing
+                assert (await cell).status in ("cancelled", "sandbox_error")
+
+    asyncio.run(main())
 
 
 def test_memory_is_limited_over_all_cells() -> None:

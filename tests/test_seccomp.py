@@ -27,6 +27,7 @@ ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "i386": 0x40000003,
 ANSWERS = {
     0x7FFF0000: "ALLOW",
     0x80000000: "KILL",
+    0x00050000: "PRETEND",
     0x00050001: "EPERM",
     0x0005000D: "EACCES",
     0x00050026: "ENOSYS",
@@ -45,7 +46,8 @@ SERVER_EPERM = names("""
     ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp get_robust_list
     open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick mount_setattr statmount listmount listns
     bpf perf_event_open userfaultfd fanotify_init fanotify_mark lookup_dcookie
-    io_uring_setup io_uring_enter io_uring_register add_key request_key keyctl
+    io_uring_setup io_uring_enter io_uring_register io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents
+    inotify_init inotify_init1 add_key request_key keyctl
     init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff iopl ioperm acct
     quotactl quotactl_fd sethostname setdomainname syslog vhangup lsm_set_self_attr
     settimeofday clock_settime adjtimex clock_adjtime memfd_create memfd_secret
@@ -56,8 +58,14 @@ SERVER_EPERM = names("""
 """)
 CALL_EPERM = names("mount umount2 pivot_root chroot unshare setns seccomp pidfd_send_signal")
 PROCESS_EPERM = names("fork vfork execve execveat tkill")
+FILE_EPERM = names("""
+    chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr
+    removexattrat file_setattr truncate sendmsg sendmmsg
+""")
+FILE_PRETENDED = names("chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat")
 ONLY_ON_X86_64 = names("""
-    fork vfork iopl ioperm mknod modify_ldt _sysctl uselib ustat sysfs create_module get_kernel_syms query_module
+    chmod utime utimes futimesat chown lchown inotify_init
+    open fork vfork iopl ioperm mknod modify_ldt _sysctl uselib ustat sysfs create_module get_kernel_syms query_module
 """)
 
 Run = Callable[..., str]
@@ -68,6 +76,8 @@ def table() -> dict[str, tuple[int, int | None]]:
         seccomp.DENIED_FOR_ALL,
         seccomp.DENIED_IN_A_CALL,
         seccomp.DENIED_WITHOUT_PROCESSES,
+        seccomp.DENIED_WITHOUT_MOUNTS,
+        seccomp.PRETENDED_WITHOUT_MOUNTS,
         seccomp.DECIDED_BY_ARGUMENTS,
     )
     return {name: row for group in groups for numbers in group.values() for name, row in numbers.items()}
@@ -123,7 +133,9 @@ def programs(machine: str, level: str) -> tuple[bytes, bytes]:
     if level == "A":
         call = seccomp.call_filter(allow_processes=True, allow_unix_sockets=True, machine=machine)
     else:
-        call = seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, only_signal=PID, machine=machine)
+        call = seccomp.call_filter(
+            allow_processes=False, allow_unix_sockets=False, has_own_mounts=False, only_signal=PID, machine=machine
+        )
     return seccomp.server_filter(machine), call
 
 
@@ -158,6 +170,8 @@ def test_every_call_is_in_one_group() -> None:
         seccomp.DENIED_FOR_ALL,
         seccomp.DENIED_IN_A_CALL,
         seccomp.DENIED_WITHOUT_PROCESSES,
+        seccomp.DENIED_WITHOUT_MOUNTS,
+        seccomp.PRETENDED_WITHOUT_MOUNTS,
         seccomp.DECIDED_BY_ARGUMENTS,
     )
     names = [name for group in groups for numbers in group.values() for name in numbers]
@@ -174,12 +188,16 @@ def test_every_number_without_arguments(machine: str, level: str) -> None:
     expected = dict.fromkeys(range(472, 601), "ENOSYS")
     gaps = range(337, 424) if machine == "x86_64" else [*range(244, 260), *range(295, 424)]
     expected |= dict.fromkeys(gaps, "ENOSYS")
-    refused = [*SERVER_EPERM, *CALL_EPERM, *(PROCESS_EPERM if level == "B" else [])]
+    refused = [*SERVER_EPERM, *CALL_EPERM, *([*PROCESS_EPERM, *FILE_EPERM] if level == "B" else [])]
     by_name = dict.fromkeys(refused, "EPERM") | {"clone3": "ENOSYS", "socket": "EACCES", "socketpair": "EACCES"}
     if level == "B":  # all arguments are 0: a process without CLONE_THREAD, a signal to the group
         by_name |= dict.fromkeys(["clone", "kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"], "EPERM")
-        by_name |= {"ioprio_set": "EPERM", "connect": "EACCES"}
-    expected |= {number_of(name, machine): outcome for name, outcome in by_name.items()}
+        by_name |= {"ioprio_set": "EPERM", "connect": "EACCES", "openat2": "ENOSYS"} | dict.fromkeys(
+            FILE_PRETENDED, "PRETEND"
+        )
+    expected |= {
+        number: outcome for name, outcome in by_name.items() if (number := number_of(name, machine)) is not None
+    }
     for number in range(601):
         found = stacked(number, machine=machine, level=level)
         assert found == expected.get(number, "ALLOW"), f"number {number}"
@@ -208,6 +226,19 @@ BY_ARGUMENTS = [
     ("clone", [THREAD], "ALLOW", "ALLOW"),
     *[("clone", [FORK | bit], "EPERM", "EPERM") for bit in NEW.values()],
     *[("clone", [THREAD | bit], "EPERM", "EPERM") for bit in NEW.values()],
+    ("mmap", [0, 4096, 3, 0x21], "EPERM", "EPERM"),
+    ("mmap", [0, 4096, 3, 0x23], "EPERM", "EPERM"),
+    ("mmap", [0, 4096, 3, 0x4021], "EPERM", "EPERM"),
+    ("mmap", [0, 4096, 3, 0x22], "ALLOW", "ALLOW"),
+    ("mmap", [0, 4096, 3, 0x01], "ALLOW", "ALLOW"),
+    ("fcntl", [5, 1024], "EPERM", "EPERM"),
+    ("openat", [3, 0, 0o1000], "ALLOW", "EPERM"),
+    ("openat", [3, 0, 0o2001000], "ALLOW", "EPERM"),
+    ("openat", [3, 0, 0o1101], "ALLOW", "ALLOW"),
+    ("openat", [3, 0, 0o2000000], "ALLOW", "ALLOW"),
+    ("open", [0, 0o1000], "ALLOW", "EPERM"),
+    ("fcntl", [5, 1026], "EPERM", "EPERM"),
+    ("ioctl", [5, 0x40086602], "ALLOW", "EPERM"),
     ("prctl", [22, 2], "EPERM", "EPERM"),
     ("prctl", [62, 1], "EPERM", "EPERM"),
     ("prctl", [1, 0], "ALLOW", "EPERM"),

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import socket
+import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -65,9 +66,12 @@ class Channel:
         self._loop.add_reader(connection, self._read)
 
     @classmethod
-    async def start(cls, settings: Mapping[str, Any], *, executable: str, directory: Path) -> Self:
-        """A fork server that is ready. Raises SandboxError with its reason when it does not get ready."""
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+    async def start(cls, settings: Mapping[str, Any], *, executable: str, name: str) -> Self:
+        """A fork server that is ready. Raises SandboxError with its reason when it does not get ready.
+
+        It gets a directory of its own in `settings["parent"]`, so that it finds nothing of one that died.
+        """
+        directory = Path(tempfile.mkdtemp(prefix=name, dir=settings["parent"]))
         log = directory / "log"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -248,7 +252,8 @@ class Channel:
 async def _spawn(executable: str, *, socket_fd: int, directory: Path, log: Path) -> Process:
     with open(log, "wb") as log_file:  # noqa: ASYNC230
         return await asyncio.create_subprocess_exec(
-            *(executable, "-I", "-S", "-c", BOOTSTRAP, HERE, str(socket_fd)),
+            # -I would also ignore PYTHONHASHSEED, and sets would have another order in every fork server.
+            *(executable, "-s", "-P", "-S", "-c", BOOTSTRAP, HERE, str(socket_fd)),
             env=_clean_environment(directory),
             cwd=directory,
             stdin=DEVNULL,

@@ -53,7 +53,11 @@ def run_program(level: Level, plan: Plan, *, request: int) -> NoReturn:
 
     order = _announce(get_ready, ready=plan.ready)
     os.closerange(SESSION_FD, MAX_FD)
-    os._exit(cell.run_cell(order["code"], echo_last_expression=order["echo_last_expression"]))
+    exit_code = 1
+    try:
+        exit_code = cell.run_cell(order["code"], echo_last_expression=order["echo_last_expression"])
+    finally:
+        os._exit(exit_code)
 
 
 def run_session(level: Level, plan: Plan, *, cells: socket.socket) -> NoReturn:
@@ -70,8 +74,12 @@ def run_session(level: Level, plan: Plan, *, cells: socket.socket) -> NoReturn:
     _announce(get_ready, ready=plan.ready)
     os.closerange(SESSION_FD + 1, MAX_FD)
     cells.detach()
-    _serve_cells(socket.socket(fileno=SESSION_FD))
-    os._exit(0)
+    exit_code = 1
+    try:
+        _serve_cells(socket.socket(fileno=SESSION_FD))
+        exit_code = 0
+    finally:
+        os._exit(exit_code)
 
 
 def read_request(fd: int) -> Any:
@@ -81,6 +89,7 @@ def read_request(fd: int) -> Any:
 
 def _serve_cells(cells: socket.socket) -> None:
     interpreter = cell.Interpreter()
+    process = os.getpid()
     number = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(cells, 16, 1)
@@ -95,6 +104,8 @@ def _serve_cells(cells: socket.socket) -> None:
             exit_code = interpreter.run(
                 order["code"], filename=f"<cell {number}>", echo_last_expression=order["echo_last_expression"]
             )
+        if os.getpid() != process:  # a child that the cell forked and did not end
+            os._exit(exit_code)
         cells.send(str(exit_code).encode())
 
 

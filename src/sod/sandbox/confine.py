@@ -21,9 +21,11 @@ NOBODY = 65_534
 """Who the fork server becomes on the host when the trainer is root."""
 INSIDE_UID = 1000
 MAX_PROCESSES = 64
+"""Of a call, threads included."""
 MAX_INODES = 4096
 SHARED_MEMORY_MB = 16
-DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "full", "random", "urandom")
+"""Not zero: a shared mapping of it is memory that no limit counts (see mmap in `seccomp.py`)."""
 WORK = "/work"
 PACKAGES = "/packages"
 
@@ -54,7 +56,7 @@ class Level(Protocol):
         """Its call is over."""
         ...
 
-    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
+    def exceeds_disk(self, directory: str, *, pid: int, disk_mb: int) -> bool:
         """Whether a running call has written more than it may and only we can tell."""
         ...
 
@@ -117,7 +119,7 @@ class Namespaces:
     def release_directory(self, directory: str) -> None:
         """Nothing: the file system went with the call's last process."""
 
-    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:  # noqa: ARG002
+    def exceeds_disk(self, directory: str, *, pid: int, disk_mb: int) -> bool:  # noqa: ARG002
         return False  # the tmpfs is as large as it is
 
     def fork(self) -> int:
@@ -221,6 +223,7 @@ class AllowList:
             kernel.drop_bounding_set()
         kernel.drop_capabilities()
         seccomp.install(seccomp.server_filter())
+        _without_namespaces(os.getpid())  # the first one takes time, and children share what it leaves
         self.packages: str = settings["links"]
         self._directories = _Directories(settings["directory"])
         self._rulesets: dict[str, int] = {}
@@ -237,8 +240,8 @@ class AllowList:
     def release_directory(self, directory: str) -> None:
         self._directories.release(directory)
 
-    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
-        return _exceeds_disk(directory, disk_mb=disk_mb)
+    def exceeds_disk(self, directory: str, *, pid: int, disk_mb: int) -> bool:
+        return _exceeds_disk(directory, pid=pid, disk_mb=disk_mb)
 
     def fork(self) -> int:
         return os.fork()
@@ -250,8 +253,12 @@ class AllowList:
         _limit(limits, num_processes=None)  # it counts the user's processes on the whole host; seccomp forbids all
         kernel.drop_capabilities()
         landlock.restrict_self(self._rulesets[directory])
-        program = seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, only_signal=os.getpid())
-        seccomp.install(program)
+        seccomp.install(_without_namespaces(os.getpid()))
+
+
+def _without_namespaces(pid: int) -> bytes:
+    """The filter of a call that shares processes and files with the host."""
+    return seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, has_own_mounts=False, only_signal=pid)
 
 
 class Unsafe:
@@ -268,8 +275,8 @@ class Unsafe:
     def release_directory(self, directory: str) -> None:
         self._directories.release(directory)
 
-    def exceeds_disk(self, directory: str, *, disk_mb: int) -> bool:
-        return _exceeds_disk(directory, disk_mb=disk_mb)
+    def exceeds_disk(self, directory: str, *, pid: int, disk_mb: int) -> bool:
+        return _exceeds_disk(directory, pid=pid, disk_mb=disk_mb)
 
     def fork(self) -> int:
         return os.fork()
@@ -319,9 +326,10 @@ def _around(path: str, hidden: frozenset[str]) -> Iterator[str]:
         yield from _around(f"{path}/{name}", hidden)
 
 
-def _exceeds_disk(directory: str, *, disk_mb: int) -> bool:
+def _exceeds_disk(directory: str, *, pid: int, disk_mb: int) -> bool:
     used = workspace.usage(directory)
-    return used.num_bytes > disk_mb * MIB or used.num_files > workspace.MAX_FILES or used.too_deep
+    num_bytes = used.num_bytes + workspace.unlinked_bytes(pid)
+    return num_bytes > disk_mb * MIB or used.num_files > workspace.MAX_FILES or used.hidden
 
 
 def _be_first_to_die() -> None:

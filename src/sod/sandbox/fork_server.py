@@ -34,6 +34,10 @@ MIB = 1 << 20
 MAX_MESSAGE_BYTES = 1 << 17
 WATCH_S = 0.05
 """How often memory, disk and output of running calls are looked at; shorter calls meet the per-process limits only."""
+IDLE_WATCH_S = 0.5
+"""The same for sessions between two cells."""
+IDLE_PROCESSOR_S = 10.0
+"""Processor time that what a cell left running may use until the next one."""
 SPARE_MEMORY_BYTES = 16 * MIB
 """What a tree of processes may take beyond its limit before it is killed: the interpreter's own pages."""
 PATIENCE = 10.0
@@ -54,19 +58,31 @@ EXERCISES = {
 
 
 class Clock:
-    """The time that code was given. What its processes wait for a processor does not count: a busy neighbour, or the
-    trainer itself, shall not change a verdict."""
+    """The time that code was given: of the clock on the wall, without what its processes waited for a processor.
+
+    A busy neighbour, or the trainer itself, shall not change a verdict. But who had the whole limit of processor time
+    gets no more: a hundred processes wait for each other, not for a neighbour.
+    """
 
     def __init__(self, limit_s: float, *, pid: int, is_new: bool) -> None:
         self.started = time.monotonic()
         self._limit_s = limit_s
         self._pid = pid
         self._waited_s = 0.0 if is_new else watch.waiting_s(pid)
+        self._processor = watch.ProcessorTime(pid)
+        self._used_before_s = 0.0 if is_new else self._processor.look()
+        self.seen_s = 0.0
+        """Processor time at the last look."""
+
+    def used_s(self) -> float:
+        """Processor time since it was started."""
+        self.seen_s = self._processor.look() - self._used_before_s
+        return self.seen_s
 
     def remaining_s(self) -> float:
-        """What is left of it; nothing once PATIENCE is over."""
+        """What is left of it; nothing once PATIENCE is over. To be asked when the limit has passed on the wall."""
         elapsed_s = time.monotonic() - self.started
-        if elapsed_s >= PATIENCE * self._limit_s:
+        if elapsed_s >= PATIENCE * self._limit_s or self.used_s() >= self._limit_s:
             return 0.0
         waited_s = max(0.0, watch.waiting_s(self._pid) - self._waited_s)
         return self._limit_s - (elapsed_s - waited_s)
@@ -86,6 +102,9 @@ class Call:
         self.started = time.monotonic()
         self.deadline = math.inf
         """When to look at the clock."""
+        self.watched = self.started
+        self.used_before_s: float | None = None
+        """Processor time of a session when it was first looked at after its last cell."""
         self.killed_for = ""
         """The verdict it was killed for: timeout, memory_limit, disk_limit, output_limit, cancelled; "" if not."""
 
@@ -93,6 +112,7 @@ class Call:
         """From now on the code runs, for so long at most."""
         self.clock = Clock(limit_s, pid=self.pid, is_new=self.cells is None)
         self.started = self.clock.started
+        self.used_before_s = None
         self.deadline = self.started + limit_s
 
     def stop_clock(self) -> float:
@@ -135,6 +155,7 @@ class ForkServer:
         self._memory_bytes: int = settings["memory_mb"] * MIB
         self._disk_mb: int = settings["disk_mb"]
         self._file_bytes: int = settings["file_bytes"]
+        self._output_bytes: int = settings["output_bytes"]
         self._address_space_bytes = _address_space_bytes() + self._memory_bytes
         self._shared_bytes = watch.own_memory_bytes(os.getpid())
         """What every child has from this process at its start and does not pay for."""
@@ -206,6 +227,7 @@ class ForkServer:
 
     def _start_session(self, number: int, stdin: int, stdout: int, stderr: int) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)  # code that answers cells without reading them must not stop us
 
         def run(plan: child.Plan) -> NoReturn:
             child.run_session(self._level, plan, cells=theirs)
@@ -221,7 +243,9 @@ class ForkServer:
         assert call.cells is not None
         try:
             socket.send_fds(call.cells, [b"cell"], [request])
-        except OSError:  # the code closed its end: nothing can be run in this process any more
+        except (
+            OSError
+        ):  # the code closed its end, or reads nothing from it: nothing can be run in this process any more
             call.kill(reason="crashed")
             return
         call.start_clock(message["timeout_s"])
@@ -245,15 +269,7 @@ class ForkServer:
             try:
                 call.pid = self._level.fork()
                 if call.pid == 0:
-                    limits = confine.Limits(
-                        address_space_bytes=self._address_space_bytes,
-                        cpu_s=cpu_s,
-                        file_bytes=self._file_bytes,
-                        disk_mb=self._disk_mb,
-                    )
-                    streams = {"stdin": stdin, "stdout": outputs[0], "stderr": outputs[1]}
-                    packages = self._level.packages
-                    run(child.Plan(directory=call.directory, packages=packages, limits=limits, ready=ready, **streams))
+                    self._be_child(call, run, stdin=stdin, outputs=outputs, ready=ready, cpu_s=cpu_s)
             finally:
                 os.close(ready)
             call.pidfd = os.pidfd_open(call.pid)
@@ -265,6 +281,36 @@ class ForkServer:
         self._selector.register(call.pidfd, selectors.EVENT_READ, lambda: self._finish(call))
         return call
 
+    def _be_child(
+        self,
+        call: Call,
+        run: Callable[[child.Plan], NoReturn],
+        *,
+        stdin: int,
+        outputs: Sequence[int],
+        ready: int,
+        cpu_s: int | None,
+    ) -> NoReturn:
+        limits = confine.Limits(
+            address_space_bytes=self._address_space_bytes,
+            cpu_s=cpu_s,
+            file_bytes=self._file_bytes,
+            disk_mb=self._disk_mb,
+        )
+        plan = child.Plan(
+            directory=call.directory,
+            packages=self._level.packages,
+            limits=limits,
+            stdin=stdin,
+            stdout=outputs[0],
+            stderr=outputs[1],
+            ready=ready,
+        )
+        try:
+            run(plan)
+        finally:  # whatever the code's own signal handlers raise: a child never goes on as a fork server
+            os._exit(1)
+
     def _give_up(self, call: Call, error: OSError) -> None:
         if call.pid > 0:
             call.kill(reason="sandbox_error")
@@ -272,12 +318,14 @@ class ForkServer:
         if call.directory:
             self._level.release_directory(call.directory)
         call.close()
-        self._send({"ended": call.id, "failure": f"could not start a process: {error}"})
+        self._send({"ended": call.id, "killed_for": "", "failure": f"could not start a process: {error}"})
 
     # Ending
 
     def _finish_cell(self, call: Call) -> None:
         """The session says that its cell has ended: the one thing of a process's own word that we go by."""
+        if call.id not in self._calls:  # its end was in the same round of events
+            return
         assert call.cells is not None
         self._selector.unregister(call.cells)
         try:
@@ -294,6 +342,7 @@ class ForkServer:
     def _finish(self, call: Call) -> None:
         """The child is dead, and all it started with it where a pid namespace sees to that."""
         _, wait_status, usage = os.wait4(call.pid, 0)
+        used_s = call.clock.seen_s if call.clock else 0.0  # more, where the code had children nobody waited for
         wall_s = call.stop_clock()
         del self._calls[call.id]
         self._selector.unregister(call.pidfd)
@@ -316,7 +365,7 @@ class ForkServer:
                 "killed_for": call.killed_for,
                 "started": call.started,
                 "wall_s": wall_s,
-                "cpu_s": usage.ru_utime + usage.ru_stime,
+                "cpu_s": max(used_s, usage.ru_utime + usage.ru_stime),
                 "max_rss_mb": usage.ru_maxrss // 1024,
             }
         )
@@ -335,10 +384,12 @@ class ForkServer:
             if call.deadline <= now:
                 self._check_clock(call)
         if self._next_watch <= now:
-            running = [call for call in self._calls.values() if call.clock and not call.killed_for]
-            for call in running:
-                self._watch(call)
-            self._next_watch = time.monotonic() + WATCH_S if running else math.inf
+            for call in self._calls.values():
+                if not call.killed_for and (call.clock or call.watched + IDLE_WATCH_S <= now):
+                    self._watch(call)
+                    call.watched = now
+            pause_s = WATCH_S if any(call.clock for call in self._calls.values()) else IDLE_WATCH_S
+            self._next_watch = time.monotonic() + pause_s if self._calls else math.inf
 
     def _check_clock(self, call: Call) -> None:
         assert call.clock is not None
@@ -351,13 +402,27 @@ class ForkServer:
             call.kill(reason="timeout")
 
     def _watch(self, call: Call) -> None:
-        tree = [watch.own_memory_bytes(pid) - self._shared_bytes for pid in watch.process_tree(call.pid)]
-        if sum(max(0, size) for size in tree) > self._memory_bytes + SPARE_MEMORY_BYTES:
+        if call.clock is not None:
+            call.clock.used_s()  # counts processes that will be gone by the next look
+        tree = list(watch.process_tree(call.pid))
+        sizes = [max(0, watch.own_memory_bytes(pid) - self._shared_bytes) for pid in tree]
+        num_threads = sum(watch.num_threads(pid) for pid in tree)
+        if sum(sizes) > self._memory_bytes + SPARE_MEMORY_BYTES or num_threads > confine.MAX_PROCESSES:
             call.kill(reason="memory_limit")
-        elif self._level.exceeds_disk(call.directory, disk_mb=self._disk_mb):
+        elif self._level.exceeds_disk(call.directory, pid=call.pid, disk_mb=self._disk_mb):
             call.kill(reason="disk_limit")
-        elif any(os.fstat(fd).st_size >= self._file_bytes for fd in call.outputs):
+        elif any(os.fstat(fd).st_size >= self._output_bytes for fd in call.outputs):
             call.kill(reason="output_limit")
+        elif call.clock is None:
+            self._watch_idle(call)
+
+    def _watch_idle(self, call: Call) -> None:
+        """A session between two cells may finish what it began, and no more."""
+        used_s = watch.ProcessorTime(call.pid).look()
+        if call.used_before_s is None:
+            call.used_before_s = used_s
+        elif used_s - call.used_before_s > IDLE_PROCESSOR_S:
+            call.kill(reason="timeout")
 
 
 def _address_space_bytes() -> int:
@@ -379,6 +444,8 @@ def main(socket_fd: int) -> NoReturn:
     """Confines this process, gets ready, serves."""
     control = socket.socket(fileno=socket_fd)
     settings = json.loads(control.recv(MAX_MESSAGE_BYTES))
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # sessions hold some each
     try:
         level = confine.enter(settings["level"], settings | {"socket_fd": socket_fd})
     except OSError as error:

@@ -25,6 +25,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 NUM_CAPABILITIES = 64
 """More than there are: 41 in Linux 6.18."""
 MAX_OPEN_FILES = 256
+MAX_PENDING_SIGNALS = 256
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR = 442
@@ -158,6 +159,7 @@ def set_limits(*, address_space_bytes: int, cpu_s: int | None, file_bytes: int, 
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: MAX_PENDING_SIGNALS,  # timers too; counted for the whole user
     }
     for limit, value in wanted.items():
         if value is not None:

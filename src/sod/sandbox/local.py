@@ -9,8 +9,8 @@ imported, and bare. Code that names no preloaded package goes to a bare one, who
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from sod.errors import SandboxError
+from sod.sandbox import workspace
 from sod.sandbox.environment import find_environment, foreign_packages
 from sod.sandbox.memory_files import MAX_BYTES, appendable, holding
 from sod.sandbox.pool import Pool
@@ -74,6 +75,7 @@ class LocalSandbox:
             )
         self.memory_mb, self.max_output_bytes = memory_mb, max_output_bytes
         self._limits = {"memory_mb": memory_mb, "disk_mb": disk_mb, "file_bytes": max(MAX_BYTES, disk_mb * MIB)}
+        self._limits["output_bytes"] = MAX_BYTES
         self._isolation, self._allow_unsafe = isolation, allow_unsafe
         self._packages, self._preload, self._python = tuple(packages), tuple(preload), python
         self._workers = workers
@@ -135,7 +137,7 @@ class LocalSandbox:
         Raises ValueError for a `timeout_s` that is not positive or a name in `files` that leaves the directory, and
         SandboxError when this machine cannot isolate code.
         """
-        request = encode_request(code, timeout_s=timeout_s, files=files, echo_last_expression=echo_last_expression)
+        request = self.encode(code, timeout_s=timeout_s, files=files, echo_last_expression=echo_last_expression)
         submitted = time.monotonic()
         await self.start()
         async with self._places:
@@ -158,13 +160,16 @@ class LocalSandbox:
         """Ends every process and removes every file of this sandbox; calls that still run come back as cancelled."""
         self._closed = True
         async with self._starting:
+            self.sessions.end_idle()
             if self._servers is not None:
                 await self._servers.aclose()
-            if self._directory is not None:
-                shutil.rmtree(self._directory, ignore_errors=True)
-                self._directory = None
+            self._remove_directory()
 
     # For sessions
+
+    def encode(self, code: str, **details: Any) -> bytes:
+        """As `encode_request` does, within our limits."""
+        return encode_request(code, disk_mb=self._limits["disk_mb"], **details)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Pool]:
@@ -188,9 +193,11 @@ class LocalSandbox:
             warm = Pool({**at_level, "preload": self._preload}, workers=self._workers, name=f"{level}-warm")
             try:
                 return _Servers(bare=bare, warm=warm, layers=await self._try(bare))
-            except SandboxError as error:
-                reasons[level] = str(error)
+            except BaseException as error:
                 await bare.aclose()
+                if not isinstance(error, SandboxError):
+                    raise
+                reasons[level] = str(error)
         raise SandboxError(refusal(reasons))
 
     async def _make_environment(self) -> dict[str, Any]:
@@ -201,20 +208,28 @@ class LocalSandbox:
             )
         except ValueError as error:
             raise SandboxError(str(error)) from None
-        self._directory = self._directory or Path(tempfile.mkdtemp(prefix="sod-sandbox-"))
+        self._remove_directory()  # of a start that was cancelled
+        self._directory = Path(tempfile.mkdtemp(prefix="sod-sandbox-"))
         self._directory.chmod(0o711)  # a fork server may be another user, who may pass and not look
         root, links = self._directory / "root", self._directory / "packages"
         for directory in (root, links):
-            directory.mkdir(exist_ok=True)
+            directory.mkdir()
         for name, target in environment.packages.items():
             (links / name).symlink_to(target)
         return {**asdict(environment), "parent": str(self._directory), "root": str(root), "links": str(links)}
+
+    def _remove_directory(self) -> None:
+        if self._directory is not None:
+            with contextlib.suppress(OSError):
+                workspace.empty(str(self._directory))
+                self._directory.rmdir()
+            self._directory = None
 
     async def _try(self, bare: Pool) -> tuple[str, ...]:
         """What confines a program that really ran. Raises SandboxError when it did not."""
         with bare.seat() as seat:
             layers = (await seat.channel()).layers
-        request = encode_request("print(1 + 2)", timeout_s=10.0, files=None, echo_last_expression=False)
+        request = self.encode("print(1 + 2)", timeout_s=10.0, files=None, echo_last_expression=False)
         result = await self._run(bare, request, stdin=b"", timeout_s=10.0, submitted=time.monotonic(), layers=layers)
         if (result.status, result.stdout) != ("ok", "3\n"):
             raise SandboxError(f"print(1 + 2) ended as {result.status}: {result.detail or result.stderr}"[:500])

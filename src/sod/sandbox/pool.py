@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from sod.errors import SandboxError
@@ -17,9 +16,9 @@ __all__ = ["Pool", "Seat"]
 class Seat:
     """A place for one fork server."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], *, name: str) -> None:
         self.load = 0
-        self._directory = directory
+        self._name = name
         self._settings = settings
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()
@@ -35,7 +34,7 @@ class Seat:
             if self._channel is None or self._channel.dead:
                 await self._end()
                 executable = self._settings["executable"]
-                self._channel = await Channel.start(self._settings, executable=executable, directory=self._directory)
+                self._channel = await Channel.start(self._settings, executable=executable, name=self._name)
             return self._channel
 
     async def aclose(self) -> None:
@@ -54,7 +53,7 @@ class Pool:
     """The fork servers of one kind, `workers` of them. `settings` are those that `fork_server.py` reads."""
 
     def __init__(self, settings: Mapping[str, Any], *, workers: int, name: str) -> None:
-        self._seats = [Seat(Path(settings["parent"], f"{name}{index}"), settings) for index in range(workers)]
+        self._seats = [Seat(settings, name=f"{name}{index}-") for index in range(workers)]
 
     @contextlib.contextmanager
     def seat(self) -> Iterator[Seat]:

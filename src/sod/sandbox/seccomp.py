@@ -65,6 +65,16 @@ DENIED_FOR_ALL: dict[str, Numbers] = {
         "io_uring_enter": (426, 426),
         "io_uring_register": (427, 427),
     },
+    "Requests and watches that are counted for the whole machine or user: one call could take them all": {
+        "io_setup": (206, 0),
+        "io_destroy": (207, 1),
+        "io_submit": (209, 2),
+        "io_cancel": (210, 3),
+        "io_getevents": (208, 4),
+        "io_pgetevents": (333, 292),
+        "inotify_init": (253, None),
+        "inotify_init1": (294, 26),
+    },
     "Keys: rings are shared with every process of the user": {
         "add_key": (248, 217),
         "request_key": (249, 218),
@@ -173,6 +183,45 @@ DENIED_WITHOUT_PROCESSES: dict[str, Numbers] = {
     },
 }
 
+PRETENDED_WITHOUT_MOUNTS: dict[str, Numbers] = {
+    "Modes and times of files: Landlock has no rule for them, so any file of the user would be open to it": {
+        "chmod": (90, None),
+        "fchmod": (91, 52),
+        "fchmodat": (268, 53),
+        "fchmodat2": (452, 452),
+        "utime": (132, None),
+        "utimes": (235, None),
+        "futimesat": (261, None),
+        "utimensat": (280, 88),
+    },
+}
+"""Not an error: shutil.copy and tarfile set modes in passing, and in a directory of one's own nothing hangs on them."""
+
+DENIED_WITHOUT_MOUNTS: dict[str, Numbers] = {
+    "Owners and attributes of files: likewise without a rule, and nothing sets them in passing": {
+        "chown": (92, None),
+        "fchown": (93, 55),
+        "lchown": (94, None),
+        "fchownat": (260, 54),
+        "setxattr": (188, 5),
+        "lsetxattr": (189, 6),
+        "fsetxattr": (190, 7),
+        "setxattrat": (463, 463),
+        "removexattr": (197, 14),
+        "lremovexattr": (198, 15),
+        "fremovexattr": (199, 16),
+        "removexattrat": (466, 466),
+        "file_setattr": (469, 469),
+    },
+    "Truncation by path: before its version 3, Landlock had no rule for it": {
+        "truncate": (76, 45),
+    },
+    "Descriptors in flight: an unlinked file that only a message holds would not be counted": {
+        "sendmsg": (46, 211),
+        "sendmmsg": (307, 269),
+    },
+}
+
 DECIDED_BY_ARGUMENTS: dict[str, Numbers] = {
     "New processes": {"clone": (56, 220), "clone3": (435, 435), "prctl": (157, 167)},
     "Sockets": {"socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203)},
@@ -194,6 +243,10 @@ DECIDED_BY_ARGUMENTS: dict[str, Numbers] = {
         "setpriority": (141, 140),
         "ioprio_set": (251, 30),
     },
+    "Opening: by flags": {"open": (2, None), "openat": (257, 56), "openat2": (437, 437)},
+    "Shared memory without a file: mremap can shrink it and its pages stay, where no limit of ours counts them": {
+        "mmap": (9, 222),
+    },
 }
 
 LAST_NUMBER = 471
@@ -213,6 +266,8 @@ MAX_SKIP = 255
 ALLOW: Block = ((RETURN, 0, 0, 0x7FFF0000),)
 KILL_PROCESS: Block = ((RETURN, 0, 0, 0x80000000),)
 EPERM, EACCES, ENOSYS = (((RETURN, 0, 0, 0x00050000 | code),) for code in (errno.EPERM, errno.EACCES, errno.ENOSYS))
+PRETEND: Block = ((RETURN, 0, 0, 0x00050000),)
+"""Says that it went well, and does nothing."""
 
 OWN_PID = 0x7FFFFFFF
 """Stands for the process id until that is known; no process has this one."""
@@ -222,9 +277,12 @@ AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET, SOCKET_TYPE = 1, 1, 5, 0xF
 CLONE_PARENT, CLONE_THREAD = 0x8000, 0x10000
 CLONE_NAMESPACES = 0x7E020000
 """mnt, cgroup, uts, ipc, user, pid, net. A time namespace takes unshare or clone3."""
+MAP_SHARED, MAP_SHARED_VALIDATE, MAP_ANONYMOUS, MAP_KIND = 0x1, 0x3, 0x20, 0x2F
 S_IFCHR, S_IFBLK, FILE_TYPE = 0x2000, 0x6000, 0xF000
 TIOCSTI, TIOCLINUX, TIOCSETD, FIOSETOWN, SIOCSPGRP = 0x5412, 0x541C, 0x5423, 0x8901, 0x8902
-F_SETOWN, F_SETOWN_EX = 8, 15
+O_TRUNC, O_ACCMODE = 0o1000, 0o3
+FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
+F_SETOWN, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 15, 1024, 1026
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -249,6 +307,7 @@ def _if_any_bit(index: int, bits: int, then: Block, *, otherwise: Block) -> Bloc
 
 
 _DEVICES = [S_IFCHR, S_IFBLK]
+_SHARED_ANONYMOUS = [MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED_VALIDATE | MAP_ANONYMOUS]
 _UNIX_ONLY = _if_argument(0, [AF_UNIX], ALLOW, otherwise=EACCES)
 _SELF_ONLY = _if_argument(0, [OWN_PID], ALLOW, otherwise=EPERM)  # not 0 either: to kill(2) that is the process group
 _ZERO_OR_SELF = _if_argument(0, [0, OWN_PID], ALLOW, otherwise=EPERM)
@@ -266,7 +325,10 @@ _SERVER_RULES: dict[str, Block] = {
     "ioctl": _if_argument(1, [TIOCSTI, TIOCLINUX, TIOCSETD], EPERM, otherwise=ALLOW),
 }
 _CALL_RULES: dict[str, Block] = {
+    "mmap": _if_argument(3, _SHARED_ANONYMOUS, EPERM, otherwise=ALLOW, mask=MAP_KIND),
     "clone": _if_any_bit(0, _NEW_PLACE, EPERM, otherwise=ALLOW),
+    # A lease makes everyone else's open of the file wait; a notice of a directory is counted for the whole user.
+    "fcntl": _if_argument(1, [F_SETLEASE, F_NOTIFY], EPERM, otherwise=ALLOW),
     # PR_SCHED_CORE keeps everyone else off the other half of a core.
     "prctl": _if_argument(0, [PR_SET_SECCOMP, PR_SCHED_CORE], EPERM, otherwise=ALLOW),
 }
@@ -280,8 +342,14 @@ _ONE_PROCESS_RULES: dict[str, Block] = {
     "setpriority": _if_argument(0, [PRIO_PROCESS], _SECOND_ZERO_OR_SELF, otherwise=EPERM),
     "ioprio_set": _if_argument(0, [IOPRIO_WHO_PROCESS], _SECOND_ZERO_OR_SELF, otherwise=EPERM),
     # The owner of a descriptor gets a signal of the code's choice, SIGKILL too, when there is something to read.
-    "fcntl": _if_argument(1, [F_SETOWN, F_SETOWN_EX], EPERM, otherwise=ALLOW),
-    "ioctl": _if_argument(1, [FIOSETOWN, SIOCSPGRP], EPERM, otherwise=ALLOW),
+    "fcntl": _if_argument(1, [F_SETOWN, F_SETOWN_EX, F_SETLEASE, F_NOTIFY], EPERM, otherwise=ALLOW),
+    "ioctl": _if_argument(1, [FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR], EPERM, otherwise=ALLOW),
+}
+_NO_MOUNT_RULES: dict[str, Block] = {
+    # Opening for reading can truncate, too; openat2 keeps its flags in memory, where no filter can look.
+    "open": _if_argument(1, [O_TRUNC], EPERM, otherwise=ALLOW, mask=O_TRUNC | O_ACCMODE),
+    "openat": _if_argument(2, [O_TRUNC], EPERM, otherwise=ALLOW, mask=O_TRUNC | O_ACCMODE),
+    "openat2": ENOSYS,
 }
 _NO_SOCKET_RULES: dict[str, Block] = {
     "socket": EACCES,
@@ -304,12 +372,18 @@ def server_filter(machine: str = MACHINE) -> bytes:
 
 
 def call_filter(
-    *, allow_processes: bool, allow_unix_sockets: bool, only_signal: int | None = None, machine: str = MACHINE
+    *,
+    allow_processes: bool,
+    allow_unix_sockets: bool,
+    has_own_mounts: bool = True,
+    only_signal: int | None = None,
+    machine: str = MACHINE,
 ) -> bytes:
     """Denies a call what would take its confinement down again. Installed in each call, on top of `server_filter`.
 
     `only_signal` is the id of the process to be filtered: it may then signal, limit and schedule nobody but itself.
     `allow_processes=False` leaves it threads only, and needs `only_signal`: no namespace shields other processes then.
+    `has_own_mounts=False`: it sees files of the host, whose modes, times, owners and attributes it may not set.
     `allow_unix_sockets=False` leaves it pairs of stream sockets, as asyncio and multiprocessing use them.
     The errors are EPERM, for sockets EACCES: both are PermissionError.
 
@@ -323,6 +397,7 @@ def call_filter(
     program, places = _call_template(
         allow_processes=allow_processes,
         allow_unix_sockets=allow_unix_sockets,
+        has_own_mounts=has_own_mounts,
         machine=machine,
         limit_signals=only_signal is not None,
     )
@@ -348,7 +423,7 @@ def install(program: bytes) -> None:
 
 @functools.cache
 def _call_template(
-    *, allow_processes: bool, allow_unix_sockets: bool, limit_signals: bool, machine: str
+    *, allow_processes: bool, allow_unix_sockets: bool, has_own_mounts: bool, limit_signals: bool, machine: str
 ) -> tuple[bytes, tuple[int, ...]]:
     """A program with `OWN_PID` in it, and the bytes where the process id belongs."""
     rules = _denied(DENIED_IN_A_CALL) | _CALL_RULES
@@ -356,6 +431,9 @@ def _call_template(
         rules |= _ONE_PROCESS_RULES
     if not allow_processes:
         rules |= _denied(DENIED_WITHOUT_PROCESSES) | _NO_PROCESS_RULES
+    if not has_own_mounts:
+        rules |= _denied(DENIED_WITHOUT_MOUNTS) | _NO_MOUNT_RULES
+        rules |= {name: PRETEND for numbers in PRETENDED_WITHOUT_MOUNTS.values() for name in numbers}
     if not allow_unix_sockets:
         rules |= _NO_SOCKET_RULES
     program = _program(rules, machine=machine, refuse_unknown=False)
@@ -372,7 +450,10 @@ def _numbers(machine: str) -> dict[str, int]:
         known = " or ".join(ARCHITECTURES)
         raise OSError(errno.ENOSYS, f"the machine must be {known}, got {machine!r}: use a sandbox on such a machine")
     column = list(ARCHITECTURES).index(machine)
-    tables = (DENIED_FOR_ALL, DENIED_IN_A_CALL, DENIED_WITHOUT_PROCESSES, DECIDED_BY_ARGUMENTS)
+    tables = (
+        *(DENIED_FOR_ALL, DENIED_IN_A_CALL, DENIED_WITHOUT_PROCESSES, DENIED_WITHOUT_MOUNTS),
+        *(PRETENDED_WITHOUT_MOUNTS, DECIDED_BY_ARGUMENTS),
+    )
     rows = {name: row[column] for groups in tables for numbers in groups.values() for name, row in numbers.items()}
     return {name: number for name, number in rows.items() if number is not None}
 

@@ -16,7 +16,6 @@ from sod.sandbox.channel import Channel, Facts
 from sod.sandbox.memory_files import appendable, holding
 from sod.sandbox.pool import Pool
 from sod.sandbox.protocol import ExecutionResult
-from sod.sandbox.request import encode_request
 from sod.sandbox.verdict import Limits, Outputs, failure, result_of_cell, result_of_process
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ class LocalSession:
         self._one_at_a_time = asyncio.Lock()
         self._process: _Process | None = None
         self._lost = False
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,28 +66,38 @@ class LocalSession:
         echo_last_expression: bool = True,
     ) -> ExecutionResult:
         """Runs one cell. Raises as `LocalSandbox.run` does. A caller that is cancelled loses the session."""
-        request = encode_request(code, timeout_s=timeout_s, files=files, echo_last_expression=echo_last_expression)
+        request = self._sandbox.encode(
+            code, timeout_s=timeout_s, files=files, echo_last_expression=echo_last_expression
+        )
         submitted = time.monotonic()
         async with self._one_at_a_time, self._sandbox.place() as pool:
+            if self._closed:
+                return failure("the session is closed", cancelled=True)
             try:
                 process = await self._living_process(pool)
+                if self._closed:  # meanwhile
+                    process.kill()
                 facts = await process.run(request, timeout_s=timeout_s)
             except (SandboxError, OSError) as error:
                 return failure(str(error))
             except asyncio.CancelledError:
-                self.end(lost=True)
+                self.give_way()
                 raise
             return self._result(process, facts, submitted=submitted, timeout_s=timeout_s)
 
-    def end(self, *, lost: bool) -> None:
-        """Kills the process. `lost`: the next cell is to say that its variables are gone."""
+    def give_way(self) -> None:
+        """Kills the process of a session that runs no cell; the next cell will say that its variables are gone."""
         if self._process is not None:
             self._process.kill()
-            self._forget(lost=lost)
+            self._forget(lost=True)
 
     async def aclose(self) -> None:
-        """Ends the process."""
-        self.end(lost=False)
+        """Ends the process. A cell that still runs comes back as cancelled."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+        async with self._one_at_a_time:  # whoever runs a cell still reads its output
+            self._forget(lost=False)
 
     async def _living_process(self, pool: Pool) -> _Process:
         if self._process is not None and self._process.ended:
@@ -133,8 +143,13 @@ class Sessions:
         self._in_use.pop(session, None)
         idle = (other for other in list(self._in_use) if not other.busy)
         while len(self._in_use) >= self._limit and (longest_unused := next(idle, None)):
-            longest_unused.end(lost=True)
+            longest_unused.give_way()
         self._in_use[session] = None
+
+    def end_idle(self) -> None:
+        """The sandbox is being closed; sessions that run a cell are told by its result."""
+        for session in [session for session in self._in_use if not session.busy]:
+            session.give_way()
 
     def leave(self, session: LocalSession) -> None:
         """It has no process any more."""

@@ -71,7 +71,7 @@ def result_of_process(
     return ExecutionResult(
         status=_status(facts, outputs, limits=limits),
         exit_code=None if code < 0 else _shown(code),
-        signal=signal.Signals(-code).name if code < 0 else None,
+        signal=_signal_name(-code) if code < 0 else None,
         wall_s=facts["wall_s"],
         cpu_s=facts["cpu_s"],
         queue_s=max(0.0, facts["started"] - submitted),
@@ -97,6 +97,14 @@ def result_of_cell(facts: Facts, outputs: Outputs, *, queue_s: float, layers: tu
     )
 
 
+def _signal_name(number: int) -> str:
+    """ "SIGSEGV", or "SIG35" where the number has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
 def _shown(exit_code: int) -> int:
     """Our own codes stand for an exception, which `python code.py` would report as 1."""
     return 1 if exit_code in (MEMORY_ERROR_EXIT, DISK_ERROR_EXIT) else exit_code
@@ -108,10 +116,10 @@ def _status(facts: Facts, outputs: Outputs, *, limits: Limits) -> ExecutionStatu
     killed_for: ExecutionStatus | Literal[""] = facts["killed_for"]
     if outputs.full:
         return "output_limit"
+    if killed_for and (code < 0 or killed_for != "crashed"):  # its time was up, say, even if it then ended by itself
+        return killed_for
     if code >= 0:
         return EXIT_STATUS.get(code, "error")
-    if killed_for:
-        return killed_for
     if -code == signal.SIGKILL and facts["cpu_s"] >= math.ceil(limits.timeout_s) + 0.5:
         return "timeout"  # by RLIMIT_CPU: several threads
     if -code == signal.SIGKILL and facts["max_rss_mb"] >= limits.memory_mb // 2:

@@ -20,11 +20,14 @@ BLOCK_BYTES = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What a directory takes: `num_bytes` on disk, `num_files`; `too_deep` when nested beyond MAX_DEPTH."""
+    """What a directory takes: `num_bytes` on disk, `num_files`.
+
+    `hidden` when there is more that cannot be counted: nested beyond MAX_DEPTH, or in a directory we may not read.
+    """
 
     num_bytes: int
     num_files: int
-    too_deep: bool
+    hidden: bool
 
 
 def usage(directory: str) -> Usage:
@@ -34,15 +37,37 @@ def usage(directory: str) -> Usage:
     while pending:
         path, depth = pending.pop()
         if depth > MAX_DEPTH or num_files > MAX_FILES:
-            return Usage(num_bytes=num_bytes, num_files=num_files, too_deep=depth > MAX_DEPTH)
-        with contextlib.suppress(OSError), os.scandir(path) as entries:
-            for entry in entries:
-                num_files += 1
-                with contextlib.suppress(OSError):
-                    num_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append((entry.path, depth + 1))
-    return Usage(num_bytes=num_bytes, num_files=num_files, too_deep=False)
+            return Usage(num_bytes=num_bytes, num_files=num_files, hidden=depth > MAX_DEPTH)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    num_files += 1
+                    with contextlib.suppress(OSError):
+                        num_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append((entry.path, depth + 1))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return Usage(num_bytes=num_bytes, num_files=num_files, hidden=True)
+    return Usage(num_bytes=num_bytes, num_files=num_files, hidden=False)
+
+
+def unlinked_bytes(pid: int) -> int:
+    """What a process holds of files that have no name any more: open ones, and those it has mapped."""
+    num_bytes = 0
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                status = os.stat(f"/proc/{pid}/fd/{fd}")
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and int(fd) > 2:
+                    num_bytes += status.st_blocks * BLOCK_BYTES
+        with open(f"/proc/{pid}/maps") as maps:
+            for line in maps:
+                if line.endswith("(deleted)\n"):
+                    start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
+                    num_bytes += end - start
+    return num_bytes
 
 
 def empty(directory: str) -> None:
