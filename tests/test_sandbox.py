@@ -326,7 +326,7 @@ def test_nothing_of_the_host_environment(run: Run, monkeypatch: pytest.MonkeyPat
     assert "SOD_SECRET" not in result.stdout
     assert "hunter2" not in result.stdout
     names = eval(result.stdout.splitlines()[0])
-    threads = {"MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    threads = {"MALLOC_ARENA_MAX", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
     assert set(names) - {"LC_CTYPE"} == {*threads, "HOME", "LANG", "PATH", "PYTHONHASHSEED", "PYTHONPATH", "TMPDIR"}
 
 

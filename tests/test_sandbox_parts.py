@@ -196,13 +196,13 @@ def test_the_tree_of_a_process_and_its_memory() -> None:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             tree = list(watch.process_tree(process.pid))
-            if len(tree) == 2 and watch.own_memory_bytes(tree[1]) > 20_000_000:
+            if len(tree) == 2 and watch.resident_bytes(tree[1]) > 20_000_000:
                 break
             time.sleep(0.02)
         assert len(tree) == 2
-        assert 20_000_000 < watch.own_memory_bytes(tree[1]) < 60_000_000
+        assert 20_000_000 < watch.resident_bytes(tree[1]) < 60_000_000
         process.kill()
-    assert watch.own_memory_bytes(process.pid) == 0
+    assert watch.resident_bytes(process.pid) == 0
     assert watch.waiting_s(process.pid) == 0
 
 

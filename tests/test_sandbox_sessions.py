@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import pytest
 
 from sod.errors import SandboxError
-from sod.sandbox import LocalSandbox, LocalSession
+from sod.sandbox import LocalSandbox, LocalSession, watch
 
 Level = Literal["A", "B"]
 LEVELS: tuple[Level, ...] = ("A", "B")
@@ -143,17 +145,35 @@ def test_a_cell_that_answers_for_those_to_come_stops_nobody() -> None:
     in_session(body)
 
 
-def test_an_idle_session_is_watched() -> None:
-    later = "import threading, time\ndef work():\n    time.sleep(0.3)\n    {}\nthreading.Thread(target=work).start()"
-    many = "import os; [os.fork() for _ in range(3)]; x = bytearray(b'x' * (40 << 20)); time.sleep(60)"
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_a_cell_leaves_running_is_paused_until_the_next(level: Level) -> None:
+    counting = "import threading\nn = 0\ndef count():\n    global n\n    while n >= 0: n += 1\n"
+    counting += "threading.Thread(target=count, daemon=True).start()"
 
     async def body(session: LocalSession) -> None:
-        await session.run(later.format(many))
-        deadline = asyncio.get_running_loop().time() + 10
-        while (result := await session.run("1")).session_lost is False:
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.5)
-        assert result.status == "ok"
+        await session.run(counting)
+        before = int((await session.run("n")).stdout)
+        await asyncio.sleep(0.5)
+        between = int((await session.run("n")).stdout)
+        during = int((await session.run("import time; time.sleep(0.5); n")).stdout)
+        assert 0 < before <= between < during
+        assert between - before < (during - between) / 2, "it ran while no cell did"
+        assert (await session.run("n = -1")).session_lost is False
+
+    in_session(body, level=level)
+
+
+def test_processes_that_a_cell_leaves_are_paused_and_count() -> None:
+    leave = "import os, time\nfor _ in range(3):\n    if os.fork() == 0:\n        while True: pass"
+    burn = "import resource; sum(os.times()[:4]), time.monotonic()"
+
+    async def body(session: LocalSession) -> None:
+        await session.run(leave)
+        await asyncio.sleep(0.3)
+        assert (await session.run(burn)).status == "ok"
+        many = "[os.fork() for _ in range(3)]\nx = bytearray(b'x' * (40 << 20))\ntime.sleep(20)"
+        result = await session.run(many, timeout_s=5)
+        assert (result.status, result.session_lost) == ("memory_limit", True)
 
     in_session(body)
 
@@ -187,9 +207,10 @@ def test_memory_is_limited_over_all_cells() -> None:
 
 def test_a_process_that_ends_between_cells_is_told_with_the_next() -> None:
     async def body(session: LocalSession) -> None:
-        late = "import os, threading; threading.Timer(0.1, os._exit, (1,)).start(); x = 1"
-        assert (await session.run(late)).session_lost is False
-        await asyncio.sleep(0.5)
+        before = set(watch.process_tree(os.getpid()))
+        await session.run("x = 1")
+        os.kill(max(set(watch.process_tree(os.getpid())) - before), signal.SIGKILL)
+        await asyncio.sleep(0.5)  # until the fork server has told
         result = await session.run("print('x' in dir())")
         assert (result.stdout, result.session_lost) == ("False\n", True)
 

@@ -267,5 +267,6 @@ async def _spawn(executable: str, *, socket_fd: int, directory: Path, log: Path)
 def _clean_environment(directory: Path) -> dict[str, str]:
     """All that a fork server gets to see: nothing of the host's environment."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    threads["MALLOC_ARENA_MAX"] = "2"  # each thread's arena would take 64 MiB of address space from the limit
     fixed = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
     return {**fixed, **threads, "HOME": str(directory)}

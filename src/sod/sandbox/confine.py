@@ -8,6 +8,7 @@ it: a level is in place as a whole or not at all. Reasons and limits of each lay
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,7 +91,6 @@ class Namespaces:
         everything = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
         everything |= kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
         if uid == 0:  # builds the root as root, who may look into a private home where the interpreter may lie
-            kernel.drop_bounding_set()
             kernel.unshare(kernel.CLONE_NEWNS)
             _build_root(settings["root"], settings)
             kernel.become(uid := NOBODY)
@@ -222,6 +222,7 @@ class AllowList:
         with contextlib.suppress(OSError):
             kernel.drop_bounding_set()
         kernel.drop_capabilities()
+        _memory_device()  # before the filter forbids to make such a file
         seccomp.install(seccomp.server_filter())
         _without_namespaces(os.getpid())  # the first one takes time, and children share what it leaves
         self.packages: str = settings["links"]
@@ -328,8 +329,19 @@ def _around(path: str, hidden: frozenset[str]) -> Iterator[str]:
 
 def _exceeds_disk(directory: str, *, pid: int, disk_mb: int) -> bool:
     used = workspace.usage(directory)
-    num_bytes = used.num_bytes + workspace.unlinked_bytes(pid)
+    held_bytes = workspace.unlinked_bytes(pid, memory_device=_memory_device(), mapped_bytes=disk_mb * MIB + 1)
+    num_bytes = used.num_bytes + held_bytes
     return num_bytes > disk_mb * MIB or used.num_files > workspace.MAX_FILES or used.hidden
+
+
+@functools.cache
+def _memory_device() -> int:
+    """Where memory files lie."""
+    fd = os.memfd_create("sod")
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def _be_first_to_die() -> None:

@@ -24,7 +24,7 @@ import site
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,10 +34,8 @@ MIB = 1 << 20
 MAX_MESSAGE_BYTES = 1 << 17
 WATCH_S = 0.05
 """How often memory, disk and output of running calls are looked at; shorter calls meet the per-process limits only."""
-IDLE_WATCH_S = 0.5
-"""The same for sessions between two cells."""
-IDLE_PROCESSOR_S = 10.0
-"""Processor time that what a cell left running may use until the next one."""
+MAX_PAUSE_ROUNDS = 8
+"""How often we look for processes that were started while we stopped their parents."""
 SPARE_MEMORY_BYTES = 16 * MIB
 """What a tree of processes may take beyond its limit before it is killed: the interpreter's own pages."""
 PATIENCE = 10.0
@@ -102,9 +100,7 @@ class Call:
         self.started = time.monotonic()
         self.deadline = math.inf
         """When to look at the clock."""
-        self.watched = self.started
-        self.used_before_s: float | None = None
-        """Processor time of a session when it was first looked at after its last cell."""
+        self.paused = False
         self.killed_for = ""
         """The verdict it was killed for: timeout, memory_limit, disk_limit, output_limit, cancelled; "" if not."""
 
@@ -112,7 +108,6 @@ class Call:
         """From now on the code runs, for so long at most."""
         self.clock = Clock(limit_s, pid=self.pid, is_new=self.cells is None)
         self.started = self.clock.started
-        self.used_before_s = None
         self.deadline = self.started + limit_s
 
     def stop_clock(self) -> float:
@@ -127,6 +122,26 @@ class Call:
         self.clock = Clock(INTERRUPT_GRACE_S, pid=self.pid, is_new=False)
         self.deadline = self.clock.started + INTERRUPT_GRACE_S
         os.kill(self.pid, signal.SIGINT)
+
+    def pause(self) -> bool:
+        """Stops what a cell left running until the next one. False when it starts processes faster than we stop."""
+        stopped: set[int] = set()
+        for _ in range(MAX_PAUSE_ROUNDS):
+            running = set(watch.process_tree(self.pid)) - stopped
+            if not stopped and running == {self.pid} and watch.num_threads(self.pid) <= 1:
+                return True  # only the one that waits for the next cell
+            if not running:
+                self.paused = True
+                return True
+            _signal_all(running, signal.SIGSTOP)
+            stopped |= running
+        return False
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        if self.paused:
+            _signal_all(watch.process_tree(self.pid), signal.SIGCONT)
+            self.paused = False
 
     def kill(self, *, reason: str) -> None:
         """SIGKILL to the child and its group; the first reason stands. Its end arrives through the pidfd."""
@@ -145,6 +160,12 @@ class Call:
             self.cells.close()
 
 
+def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 class ForkServer:
     """The loop. `settings` are those that `channel.py` sends."""
 
@@ -157,8 +178,8 @@ class ForkServer:
         self._file_bytes: int = settings["file_bytes"]
         self._output_bytes: int = settings["output_bytes"]
         self._address_space_bytes = _address_space_bytes() + self._memory_bytes
-        self._shared_bytes = watch.own_memory_bytes(os.getpid())
-        """What every child has from this process at its start and does not pay for."""
+        self._shared_bytes = watch.resident_bytes(os.getpid())
+        """What children have from this process and a call does not pay for."""
         self._next_watch = math.inf
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, self._read_message)
@@ -241,13 +262,13 @@ class ForkServer:
 
     def _start_cell(self, call: Call, message: Mapping[str, Any], request: int) -> None:
         assert call.cells is not None
+        # Where the code closed its end, or reads nothing from it, nothing can be run in this process any more.
         try:
             socket.send_fds(call.cells, [b"cell"], [request])
-        except (
-            OSError
-        ):  # the code closed its end, or reads nothing from it: nothing can be run in this process any more
+        except OSError:
             call.kill(reason="crashed")
             return
+        call.resume()
         call.start_clock(message["timeout_s"])
         self._next_watch = min(self._next_watch, call.started + WATCH_S)
         self._selector.register(call.cells, selectors.EVENT_READ, lambda: self._finish_cell(call))
@@ -337,6 +358,9 @@ class ForkServer:
             return
         wall_s = call.stop_clock()
         reason, call.killed_for = call.killed_for, ""
+        if not call.pause():
+            call.kill(reason="crashed")
+            return
         self._send({"cell": call.id, "exit_code": int(said) & 0xFF, "wall_s": wall_s, "killed_for": reason})
 
     def _finish(self, call: Call) -> None:
@@ -384,12 +408,10 @@ class ForkServer:
             if call.deadline <= now:
                 self._check_clock(call)
         if self._next_watch <= now:
-            for call in self._calls.values():
-                if not call.killed_for and (call.clock or call.watched + IDLE_WATCH_S <= now):
-                    self._watch(call)
-                    call.watched = now
-            pause_s = WATCH_S if any(call.clock for call in self._calls.values()) else IDLE_WATCH_S
-            self._next_watch = time.monotonic() + pause_s if self._calls else math.inf
+            running = [call for call in self._calls.values() if call.clock and not call.killed_for]
+            for call in running:
+                self._watch(call)
+            self._next_watch = time.monotonic() + WATCH_S if running else math.inf
 
     def _check_clock(self, call: Call) -> None:
         assert call.clock is not None
@@ -402,27 +424,22 @@ class ForkServer:
             call.kill(reason="timeout")
 
     def _watch(self, call: Call) -> None:
-        if call.clock is not None:
-            call.clock.used_s()  # counts processes that will be gone by the next look
+        assert call.clock is not None
+        call.clock.used_s()  # counts processes that will be gone by the next look
         tree = list(watch.process_tree(call.pid))
-        sizes = [max(0, watch.own_memory_bytes(pid) - self._shared_bytes) for pid in tree]
-        num_threads = sum(watch.num_threads(pid) for pid in tree)
-        if sum(sizes) > self._memory_bytes + SPARE_MEMORY_BYTES or num_threads > confine.MAX_PROCESSES:
+        if self._exceeds_memory(tree) or sum(watch.num_threads(pid) for pid in tree) > confine.MAX_PROCESSES:
             call.kill(reason="memory_limit")
-        elif self._level.exceeds_disk(call.directory, pid=call.pid, disk_mb=self._disk_mb):
-            call.kill(reason="disk_limit")
         elif any(os.fstat(fd).st_size >= self._output_bytes for fd in call.outputs):
             call.kill(reason="output_limit")
-        elif call.clock is None:
-            self._watch_idle(call)
+        elif self._level.exceeds_disk(call.directory, pid=call.pid, disk_mb=self._disk_mb):
+            call.kill(reason="disk_limit")
 
-    def _watch_idle(self, call: Call) -> None:
-        """A session between two cells may finish what it began, and no more."""
-        used_s = watch.ProcessorTime(call.pid).look()
-        if call.used_before_s is None:
-            call.used_before_s = used_s
-        elif used_s - call.used_before_s > IDLE_PROCESSOR_S:
-            call.kill(reason="timeout")
+    def _exceeds_memory(self, tree: Sequence[int]) -> bool:
+        """By what is resident; only where that is too much by pages shared out among their owners, which is slow."""
+        limit_bytes = self._memory_bytes + SPARE_MEMORY_BYTES
+        if sum(watch.resident_bytes(pid) for pid in tree) <= limit_bytes:
+            return False
+        return sum(watch.proportional_bytes(pid) for pid in tree) > limit_bytes + self._shared_bytes
 
 
 def _address_space_bytes() -> int:
@@ -452,7 +469,7 @@ def main(socket_fd: int) -> NoReturn:
         control.send(json.dumps({"refused": str(error)}).encode())
         os._exit(1)
     for name in [name for name in sys.modules if name.partition(".")[0] == "sod"]:
-        del sys.modules[name]  # the code shall not find us
+        del sys.modules[name]  # `import sod` finds nothing in a call
     sys.path.append(level.packages)
     for give_builtin in (site.setquit, site.sethelper, site.setcopyright):
         give_builtin()

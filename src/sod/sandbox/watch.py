@@ -29,14 +29,22 @@ def num_threads(pid: int) -> int:
     return len(_threads(pid))
 
 
-def own_memory_bytes(pid: int) -> int:
-    """What a process has for itself: anonymous and shared memory, without files. 0 when it is gone."""
-    sizes = [line.split()[1] for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(("RssA", "RssS"))]
-    return sum(int(kilobytes) for kilobytes in sizes) * 1024
+def resident_bytes(pid: int) -> int:
+    """Anonymous and shared memory of a process, and what of it was swapped out; files not. 0 when it is gone."""
+    return _sum_of(f"/proc/{pid}/status", fields=("RssAnon:", "RssShmem:", "VmSwap:"))
+
+
+def proportional_bytes(pid: int) -> int:
+    """The same, but a page that n processes share counts one n-th. Takes a walk over all its pages."""
+    return _sum_of(f"/proc/{pid}/smaps_rollup", fields=("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
 
 
 class ProcessorTime:
-    """What a tree of processes has used, those included that have ended unless they came and went between two looks."""
+    """What a tree of processes has used, at least.
+
+    Of a process that ended, what was last seen of it counts, or what its parent collected by waiting for it: the larger
+    of the two sums, for either may hold what the other lacks.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -44,11 +52,13 @@ class ProcessorTime:
 
     def look(self) -> float:
         """Seconds so far."""
+        collected_s = 0.0
         for process in process_tree(self._pid):
             fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
-            own_and_waited_for = sum(int(ticks) for ticks in fields[11:15])  # utime, stime, cutime, cstime
-            self._seen_s[process] = max(self._seen_s.get(process, 0.0), own_and_waited_for / TICKS_PER_S)
-        return sum(self._seen_s.values())
+            own_s = sum(int(ticks) for ticks in fields[11:13]) / TICKS_PER_S  # utime, stime
+            collected_s += own_s + sum(int(ticks) for ticks in fields[13:15]) / TICKS_PER_S  # cutime, cstime
+            self._seen_s[process] = max(self._seen_s.get(process, 0.0), own_s)
+        return max(collected_s, sum(self._seen_s.values()))
 
 
 def waiting_s(pid: int) -> float:
@@ -62,6 +72,11 @@ def waiting_s(pid: int) -> float:
         for thread in _threads(process)
     ]
     return max((int(wait[1]) for wait in waits if len(wait) == 3), default=0) / NS_PER_S
+
+
+def _sum_of(path: str, *, fields: tuple[str, ...]) -> int:
+    """Lines such as "RssAnon:   123 kB"."""
+    return sum(int(line.split()[1]) for line in _read(path).splitlines() if line.startswith(fields)) * 1024
 
 
 def _threads(pid: int) -> list[str]:

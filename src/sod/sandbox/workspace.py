@@ -53,20 +53,22 @@ def usage(directory: str) -> Usage:
     return Usage(num_bytes=num_bytes, num_files=num_files, hidden=False)
 
 
-def unlinked_bytes(pid: int) -> int:
-    """What a process holds of files that have no name any more: open ones, and those it has mapped."""
+def unlinked_bytes(pid: int, *, memory_device: int, mapped_bytes: int) -> int:
+    """What a process holds of files that have no name any more: open ones, and those it has mapped.
+
+    `memory_device` is where its own output lies, which has no name either. The size of a file that is only mapped
+    cannot be told: it counts as `mapped_bytes`.
+    """
     num_bytes = 0
     with contextlib.suppress(OSError):
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 status = os.stat(f"/proc/{pid}/fd/{fd}")
-                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and int(fd) > 2:
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev != memory_device:
                     num_bytes += status.st_blocks * BLOCK_BYTES
         with open(f"/proc/{pid}/maps") as maps:
-            for line in maps:
-                if line.endswith("(deleted)\n"):
-                    start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
-                    num_bytes += end - start
+            mapped = {line.split()[4] for line in maps if line.endswith("(deleted)\n")}
+            num_bytes += len(mapped) * mapped_bytes
     return num_bytes
 
 
