@@ -14,8 +14,8 @@ SWITCHES: Mapping[str, tuple[str, str]] = {
     "/proc/sys/user/max_user_namespaces": ("0", "65536"),
 }
 """Settings of the host that forbid user namespaces: the value that does, and the one that does not."""
-MIN_KERNEL = (5, 13)
-"""Landlock, and mount_setattr for level A."""
+MIN_KERNEL = (5, 14)
+"""Landlock, mount_setattr, and processes counted per user namespace."""
 
 
 def refusal(reasons: Mapping[str, str]) -> str:
