@@ -6,13 +6,14 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from sod.errors import SandboxError
-from sod.sandbox import LocalSandbox, environment, memory_files, refusal, watch, workspace
+from sod.sandbox import LocalSandbox, environment, home, memory_files, refusal, watch, workspace
 
 # Directories
 
@@ -70,6 +71,29 @@ def test_usage_gives_up_on_depth_and_on_many_files(tmp_path: Path) -> None:
     for number in range(workspace.MAX_FILES + 1):
         (many / str(number)).touch()
     assert workspace.usage(str(many)).num_files > workspace.MAX_FILES
+
+
+def test_the_directory_of_a_killed_owner_goes_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = "import os; from sod.sandbox.home import Home; print(Home().path); os._exit(9)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    abandoned = Path(done.stdout.strip())
+    (abandoned / "left").write_text("x")
+    foreign = tmp_path / "sod-sandbox-link"
+    foreign.symlink_to("/usr")
+    owned = home.Home()
+    try:
+        assert not abandoned.exists()
+        assert (foreign.is_symlink(), owned.path.is_dir()) == (True, True)
+        other = home.Home()  # does not touch the one that lives
+        assert owned.path.is_dir()
+        other.remove()
+    finally:
+        owned.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["sod-sandbox-link"]
 
 
 # Files in memory

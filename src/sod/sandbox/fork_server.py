@@ -19,31 +19,25 @@ import math
 import os
 import resource
 import selectors
-import signal
 import site
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sod.sandbox import child, confine, watch
+from sod.sandbox import child, confine, kernel, watch
+from sod.sandbox.call import Call
 
 MIB = 1 << 20
 MAX_MESSAGE_BYTES = 1 << 17
 WATCH_S = 0.05
 """How often memory, disk and output of running calls are looked at; shorter calls meet the per-process limits only."""
-MAX_PAUSE_ROUNDS = 8
-"""How often we look for processes that were started while we stopped their parents."""
 SPARE_MEMORY_BYTES = 16 * MIB
 """What a tree of processes may take beyond its limit before it is killed: the interpreter's own pages."""
-PATIENCE = 10.0
-"""A call that gets no processor is given up after this many times its limit."""
 CLOCK_STEP_S = 0.01
 """How soon at the earliest the clock of a call that waited is looked at again."""
-INTERRUPT_GRACE_S = 0.5
-"""What a session's cell has after its time is up to end by KeyboardInterrupt, which keeps the session."""
 COMMON_MODULES = ("collections", "decimal", "fractions", "functools", "itertools", "math", "random", "re", "statistics")
 EXERCISES = {
     "numpy": "import numpy as n; n.linalg.solve(n.eye(3), n.ones(3)); n.array([1.5]).round(1).sum(); str(n.arange(3)); "
@@ -53,117 +47,6 @@ EXERCISES = {
     "repr(s.Rational(1, 3) + s.sqrt(8)); float(s.pi.evalf(20)); s.Matrix([[1, 2], [3, 4]]).det(); s.isprime(97)",
 }
 """What is run once per package at the start: importing alone leaves most of the first call's cost to every call."""
-
-
-class Clock:
-    """The time that code was given: of the clock on the wall, without what its processes waited for a processor.
-
-    A busy neighbour, or the trainer itself, shall not change a verdict. But who had the whole limit of processor time
-    gets no more: a hundred processes wait for each other, not for a neighbour.
-    """
-
-    def __init__(self, limit_s: float, *, pid: int, is_new: bool) -> None:
-        self.started = time.monotonic()
-        self._limit_s = limit_s
-        self._pid = pid
-        self._waited_s = 0.0 if is_new else watch.waiting_s(pid)
-        self._processor = watch.ProcessorTime(pid)
-        self._used_before_s = 0.0 if is_new else self._processor.look()
-        self.seen_s = 0.0
-        """Processor time at the last look."""
-
-    def used_s(self) -> float:
-        """Processor time since it was started."""
-        self.seen_s = self._processor.look() - self._used_before_s
-        return self.seen_s
-
-    def remaining_s(self) -> float:
-        """What is left of it; nothing once PATIENCE is over. To be asked when the limit has passed on the wall."""
-        elapsed_s = time.monotonic() - self.started
-        if elapsed_s >= PATIENCE * self._limit_s or self.used_s() >= self._limit_s:
-            return 0.0
-        waited_s = max(0.0, watch.waiting_s(self._pid) - self._waited_s)
-        return self._limit_s - (elapsed_s - waited_s)
-
-
-class Call:
-    """One running child: a program, or the process of a session."""
-
-    def __init__(self, number: int, *, directory: str, outputs: Sequence[int]) -> None:
-        self.id = number
-        self.directory = directory
-        self.outputs = list(outputs)
-        self.pid = self.pidfd = self.ready = -1
-        self.cells: socket.socket | None = None
-        self.clock: Clock | None = None
-        """Of the code that is running; None in a session between two cells."""
-        self.started = time.monotonic()
-        self.deadline = math.inf
-        """When to look at the clock."""
-        self.paused = False
-        self.killed_for = ""
-        """The verdict it was killed for: timeout, memory_limit, disk_limit, output_limit, cancelled; "" if not."""
-
-    def start_clock(self, limit_s: float) -> None:
-        """From now on the code runs, for so long at most."""
-        self.clock = Clock(limit_s, pid=self.pid, is_new=self.cells is None)
-        self.started = self.clock.started
-        self.deadline = self.started + limit_s
-
-    def stop_clock(self) -> float:
-        """The code has ended; how long it ran."""
-        self.clock = None
-        self.deadline = math.inf
-        return time.monotonic() - self.started
-
-    def interrupt(self) -> None:
-        """Time is up for a cell: KeyboardInterrupt, and a little time to end by it."""
-        self.killed_for = "timeout"
-        self.clock = Clock(INTERRUPT_GRACE_S, pid=self.pid, is_new=False)
-        self.deadline = self.clock.started + INTERRUPT_GRACE_S
-        os.kill(self.pid, signal.SIGINT)
-
-    def pause(self) -> bool:
-        """Stops what a cell left running until the next one. False when it starts processes faster than we stop."""
-        stopped: set[int] = set()
-        for _ in range(MAX_PAUSE_ROUNDS):
-            running = set(watch.process_tree(self.pid)) - stopped
-            if not stopped and running == {self.pid} and watch.num_threads(self.pid) <= 1:
-                return True  # only the one that waits for the next cell
-            if not running:
-                self.paused = True
-                return True
-            _signal_all(running, signal.SIGSTOP)
-            stopped |= running
-        return False
-
-    def resume(self) -> None:
-        """Lets it go on."""
-        if self.paused:
-            _signal_all(watch.process_tree(self.pid), signal.SIGCONT)
-            self.paused = False
-
-    def kill(self, *, reason: str) -> None:
-        """SIGKILL to the child and its group; the first reason stands. Its end arrives through the pidfd."""
-        self.killed_for = self.killed_for or reason
-        self.deadline = math.inf
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.killpg(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Every descriptor that was held for it."""
-        for fd in (self.pidfd, self.ready, *self.outputs):
-            if fd >= 0:
-                os.close(fd)
-        if self.cells is not None:
-            self.cells.close()
-
-
-def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 class ForkServer:
@@ -455,6 +338,7 @@ def preload(packages: Sequence[str]) -> None:
             exec(EXERCISES.get(name, ""), {})
     gc.collect()
     gc.freeze()  # children do not copy pages only to collect them
+    kernel.use_huge_pages()  # a fork copies one entry for 512 pages
 
 
 def main(socket_fd: int) -> NoReturn:

@@ -22,6 +22,7 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 0x1, 0x2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
+HUGE_PAGE_BYTES, MADV_COLLAPSE = 2 << 20, 25
 NUM_CAPABILITIES = 64
 """More than there are: 41 in Linux 6.18."""
 MAX_OPEN_FILES = 256
@@ -109,6 +110,20 @@ def change_root(directory: str) -> None:
     syscall(_PIVOT_ROOT[platform.machine()], b".", b".", what="pivot_root")
     checked(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
+
+
+# Memory
+
+
+def use_huge_pages() -> None:
+    """Puts this process's own memory into huge pages where that can be (Linux 6.1): a cheaper fork and end."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps]
+    for bounds, rights, *_, name in [line if len(line) > 5 else [*line, ""] for line in lines]:
+        start, end = (int(bound, 16) for bound in bounds.split("-"))
+        start, end = -(-start // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, end // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+        if rights.startswith("rw") and name in ("", "[heap]") and start < end:
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)  # refused: then not
 
 
 # Privileges and limits

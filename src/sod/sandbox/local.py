@@ -9,21 +9,18 @@ imported, and bare. Code that names no preloaded package goes to a bare one, who
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from sod.errors import SandboxError
-from sod.sandbox import workspace
 from sod.sandbox.environment import find_environment, foreign_packages
+from sod.sandbox.home import Home
 from sod.sandbox.memory_files import MAX_BYTES, appendable, holding
 from sod.sandbox.pool import Pool
 from sod.sandbox.protocol import ExecutionResult
@@ -82,7 +79,7 @@ class LocalSandbox:
         self._places = asyncio.Semaphore(workers * concurrent_per_worker)
         self.sessions = Sessions(max(max_sessions, workers * concurrent_per_worker))
         self._servers: _Servers | None = None
-        self._directory: Path | None = None
+        self._home: Home | None = None
         self._starting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -163,7 +160,7 @@ class LocalSandbox:
             self.sessions.end_idle()
             if self._servers is not None:
                 await self._servers.aclose()
-            self._remove_directory()
+            self._leave_home()
 
     # For sessions
 
@@ -208,22 +205,19 @@ class LocalSandbox:
             )
         except ValueError as error:
             raise SandboxError(str(error)) from None
-        self._remove_directory()  # of a start that was cancelled
-        self._directory = Path(tempfile.mkdtemp(prefix="sod-sandbox-"))
-        self._directory.chmod(0o711)  # a fork server may be another user, who may pass and not look
-        root, links = self._directory / "root", self._directory / "packages"
+        self._leave_home()  # of a start that was cancelled
+        self._home = Home()
+        root, links = self._home.path / "root", self._home.path / "packages"
         for directory in (root, links):
             directory.mkdir()
         for name, target in environment.packages.items():
             (links / name).symlink_to(target)
-        return {**asdict(environment), "parent": str(self._directory), "root": str(root), "links": str(links)}
+        return {**asdict(environment), "parent": str(self._home.path), "root": str(root), "links": str(links)}
 
-    def _remove_directory(self) -> None:
-        if self._directory is not None:
-            with contextlib.suppress(OSError):
-                workspace.empty(str(self._directory))
-                self._directory.rmdir()
-            self._directory = None
+    def _leave_home(self) -> None:
+        if self._home is not None:
+            self._home.remove()
+            self._home = None
 
     async def _try(self, bare: Pool) -> tuple[str, ...]:
         """What confines a program that really ran. Raises SandboxError when it did not."""
