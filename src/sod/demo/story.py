@@ -138,7 +138,7 @@ def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping
         def listen(event: str, values: Mapping[str, Any]) -> None:
             if event == "progress":
                 bar.update(task, completed=values["done"])
-            else:
+            elif event == "finished":
                 console.print(f"   {name}: finished already, taken from {escape(str(values['run']))}")
 
         numbers = run_benchmark(config, listener=listen)
@@ -180,7 +180,7 @@ def _distil(place: Place, method: str, console: Console) -> Path:
                 bar.update(task, completed=values["update"], description=f"{text}  calls {values['tool_calls']:.1f}")
             elif event == "alarm":
                 console.print(f"   [bold red]ALARM[/] at update {values['update']}: {escape(str(values['message']))}")
-            else:
+            elif event != "sandbox":
                 console.print(f"   {method}: {event} {escape(str(dict(values)))}")
 
         train(config, listener=listen)
