@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sod import cli
 from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, SodError, StorageError
 
 HOSTILE = ["[/]", "[bold", "[/bold]", "x[red]y", "[link=file:///]z", "\\", "a\\[b]", ":bug:", "\x1b[31m", "é汉😀", "\n"]
-COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor")
+COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor", "sandbox")
 
 runner = CliRunner()
 
@@ -246,3 +248,58 @@ def test_the_real_command_fails_with_one_message(tmp_path: Path) -> None:
     assert done.stderr.count(b"\n") == 1
     assert done.stderr.startswith(b"ConfigError: ")
     assert done.stdout == b""
+
+
+# ---- the sandbox
+
+
+def test_sandbox_check_tries_both_levels() -> None:
+    done = sod_command("sandbox", "check")
+    told = done.stdout.decode()
+    level_a, _, level_b = told.partition("level B")
+    assert level_a.startswith("level A\n")
+    assert done.returncode == 0, told
+    for name in ("starts", "an endless loop is ended", "no file of the host", "no network", "20 calls"):
+        assert f"holds  {name}: " in level_b, told
+    assert "hunter2" not in told
+
+
+def test_sandbox_check_fails_where_no_level_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sod.sandbox import channel
+
+    monkeypatch.setattr(channel, "BOOTSTRAP", "import sys; sys.exit('no such luck')")
+    result = runner.invoke(cli.app, ["sandbox", "check"])
+    assert result.exit_code == 1
+    assert result.stdout.count("FAILS  starts: ") == 2
+    assert "no such luck" in result.stdout
+
+
+def test_sandbox_serve_answers_until_it_is_stopped() -> None:
+    command = [sys.executable, "-m", "sod", "sandbox", "serve", "--port", "0", "workers=1", "memory_mb=256"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as served:
+        assert served.stdout is not None
+        assert served.stdout.readline().startswith("sandbox level ")
+        url = served.stdout.readline().split()[-1]
+        body = json.dumps({"code": "print(6 * 7)", "language": "python"}).encode()
+        request = urllib.request.Request(f"{url}/run_code", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            assert json.load(reply)["run_result"]["stdout"] == "42\n"
+        served.send_signal(signal.SIGINT)
+        assert served.wait(timeout=30) in (0, 130)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--host", "0.0.0.0"], "needs a token"),
+        (["worker=3"], "workers"),
+        (['urls=["http://your-server"]'], "must name a real"),
+    ],
+)
+def test_sandbox_serve_is_refused_with_one_message(arguments: list[str], complaint: str) -> None:
+    done = sod_command("sandbox", "serve", "--port", "0", *arguments)
+    assert done.returncode in (1, 2)
+    assert complaint in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()

@@ -235,6 +235,8 @@ def test_grpo_needs_no_teacher(world: World, tmp_path: Path) -> None:
     events = run(config)
     (line,) = records(config, "metrics")
     assert [name for name, _ in events] == ["sandbox", "update"]
+    level, *layers = read_json(Path(config.run) / "run.json")["sessions"][-1]["sandbox"]
+    assert (level in ("A", "B"), "seccomp" in layers) == (True, True)
     assert "divergence" not in line
     assert "divergence" not in records(config, "trajectories")[0]
 
