@@ -20,6 +20,9 @@ from glob import glob
 from importlib import metadata
 from pathlib import Path
 
+if __name__ == "__main__" and sys.version_info < (3, 11):
+    sys.exit(f"it must be Python 3.11 or later, got {sys.version.split()[0]}")
+
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
 """Programs and shared libraries: what a subprocess or an extension module may need."""
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
