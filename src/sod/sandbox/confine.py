@@ -90,7 +90,7 @@ class Namespaces:
         uid = os.getuid()
         everything = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
         everything |= kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
-        if uid == 0:  # builds the root as root, who may look into a private home where the interpreter may lie
+        if kernel.may_administrate():  # builds the root as root, who may look into a private home with the interpreter
             kernel.unshare(kernel.CLONE_NEWNS)
             _build_root(settings["root"], settings)
             kernel.become(uid := NOBODY)

@@ -22,6 +22,7 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 0x1, 0x2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
 HUGE_PAGE_BYTES, MADV_COLLAPSE = 2 << 20, 25
 NUM_CAPABILITIES = 64
 """More than there are: 41 in Linux 6.18."""
@@ -75,6 +76,8 @@ def map_user(*, inside: int, outside: int, outside_group: int | None = None) -> 
         fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
         try:
             os.write(fd, text.encode())
+        except OSError as error:
+            raise OSError(error.errno, f"{name} of a user namespace: {error.strerror}") from None
         finally:
             os.close(fd)
 
@@ -127,6 +130,13 @@ def use_huge_pages() -> None:
 
 
 # Privileges and limits
+
+
+def may_administrate() -> bool:
+    """Whether this is root with root's power over namespaces and mounts, which root in a container mostly lacks."""
+    with open("/proc/self/status") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return os.getuid() == 0 and bool(effective >> CAP_SYS_ADMIN & 1)
 
 
 def no_new_privileges() -> None:

@@ -40,7 +40,8 @@ def cures() -> Iterator[str]:
     modules = _content("/sys/kernel/security/lsm")
     if modules and "landlock" not in modules.split(","):
         yield f"boot with lsm=landlock,{modules} (for level B)"
-    yield "in a container: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined (level A)"
+    options = " ".join(f"--security-opt {name}=unconfined" for name in ("seccomp", "apparmor", "systempaths"))
+    yield f"in a container: docker run {options} (level A)"
 
 
 def _content(path: str) -> str:
