@@ -240,9 +240,10 @@ class Holdings:
     server_rss_mb: float
 
 
-def holdings() -> Holdings:
+def holdings(others: set[int]) -> Holdings:
+    """`others` are processes of ours that are not the sandbox's: other tests', when they run before."""
     gc.collect()
-    servers = processes_below(os.getpid())
+    servers = processes_below(os.getpid()) - others
     return Holdings(
         processes=servers,
         namespaces=namespaces(servers),
@@ -321,15 +322,16 @@ class Soak:
 
 async def soak(num_calls: int, *, num_callers: int, isolation: str = "auto", seed: int = 0) -> str:
     """Makes the calls, asserts all of the above, returns the figures as text."""
+    others = processes_below(os.getpid())
     with nothing_is_left():
         async with LocalSandbox(workers=2, memory_mb=256, isolation=isolation) as sandbox:  # type: ignore[arg-type]
             work = Soak(sandbox=sandbox, generator=random.Random(seed))
             await work.make(NUM_WARM_UP_CALLS, num_callers=num_callers)
-            before = await settled()
+            before = await settled(others)
             started = time.monotonic()
             await work.make(num_calls, num_callers=num_callers)
             wall_s = time.monotonic() - started
-            after = await settled(like=before)
+            after = await settled(others, like=before)
             level = sandbox.level
             assert processes_started_in(tempfile.gettempdir()) == {str(pid) for pid in after.processes}
     assert work.wrong == [], f"{len(work.wrong)} of {num_calls} results are wrong, the first: {work.wrong[:5]}"
@@ -350,13 +352,13 @@ async def soak(num_calls: int, *, num_callers: int, isolation: str = "auto", see
     )
 
 
-async def settled(*, like: Holdings | None = None) -> Holdings:
+async def settled(others: set[int], *, like: Holdings | None = None) -> Holdings:
     """What is held once the processes of the last calls are gone: what was held before, or what does not change."""
     if like is not None:
-        await until(lambda: processes_below(os.getpid()) <= like.processes)
-        return holdings()
-    before = holdings()
-    while (now := holdings()).processes != before.processes:
+        await until(lambda: processes_below(os.getpid()) - others <= like.processes)
+        return holdings(others)
+    before = holdings(others)
+    while (now := holdings(others)).processes != before.processes:
         before = now
         await asyncio.sleep(0.2)
     return now
