@@ -69,18 +69,18 @@ ONLY_ON_X86_64 = names("""
 """)
 
 Run = Callable[..., str]
+GROUPS = (
+    seccomp.DENIED_FOR_ALL,
+    seccomp.DENIED_IN_A_CALL,
+    seccomp.DENIED_WITHOUT_PROCESSES,
+    seccomp.DENIED_WITHOUT_MOUNTS,
+    seccomp.PRETENDED_WITHOUT_MOUNTS,
+    seccomp.DECIDED_BY_ARGUMENTS,
+)
 
 
 def table() -> dict[str, tuple[int, int | None]]:
-    groups = (
-        seccomp.DENIED_FOR_ALL,
-        seccomp.DENIED_IN_A_CALL,
-        seccomp.DENIED_WITHOUT_PROCESSES,
-        seccomp.DENIED_WITHOUT_MOUNTS,
-        seccomp.PRETENDED_WITHOUT_MOUNTS,
-        seccomp.DECIDED_BY_ARGUMENTS,
-    )
-    return {name: row for group in groups for numbers in group.values() for name, row in numbers.items()}
+    return {name: row for group in GROUPS for numbers in group.values() for name, row in numbers.items()}
 
 
 def number_of(name: str, machine: str) -> int | None:
@@ -166,15 +166,7 @@ def test_unused_numbers_are_unused(machine: str) -> None:
 
 
 def test_every_call_is_in_one_group() -> None:
-    groups = (
-        seccomp.DENIED_FOR_ALL,
-        seccomp.DENIED_IN_A_CALL,
-        seccomp.DENIED_WITHOUT_PROCESSES,
-        seccomp.DENIED_WITHOUT_MOUNTS,
-        seccomp.PRETENDED_WITHOUT_MOUNTS,
-        seccomp.DECIDED_BY_ARGUMENTS,
-    )
-    names = [name for group in groups for numbers in group.values() for name in numbers]
+    names = [name for group in GROUPS for numbers in group.values() for name in numbers]
     assert len(names) == len(set(names))
     assert {name for name, (_, aarch64) in table().items() if aarch64 is None} == set(ONLY_ON_X86_64)
 

@@ -32,7 +32,7 @@ from sod.models import Sampler
 from sod.models.hf import HFModel, check_context, trainable
 from sod.optimizer import Optimizer
 from sod.records import trajectory_record
-from sod.rewards import reward_for
+from sod.rewards import Reward, reward_for
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
 from sod.runs import RunDirectory, read_records
@@ -79,10 +79,7 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
         agent = agent_of(config, student, tokenizer, sandbox)
-        for problem in (*problems, *held_out):  # what cannot be played or graded is found now, not at update 90
-            reward_for(rewards, problem)
-        longest = max(len(agent.prompt(problem)) for problem in (*problems, *held_out))
-        check_context(student, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
+        check_problems((*problems, *held_out), agent=agent, student=student, rewards=rewards, config=config)
         loop = TrainingLoop(
             config=config,
             run=run,
@@ -108,6 +105,16 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
                 gap = await check_teacher(teacher, probe, problems, config=config)
                 loop.noise = max(ROUNDING, 2.0 * gap)  # a student that is the teacher differs by about the gap
         await loop.run_to_end()
+
+
+def check_problems(
+    problems: Sequence[Problem], *, agent: Agent, student: HFModel, rewards: Mapping[str, Reward], config: TrainConfig
+) -> None:
+    """What cannot be played or graded is found at the start, not at update 90. Raises DataError or ModelError."""
+    for problem in problems:
+        reward_for(rewards, problem)
+    longest = max(len(agent.prompt(problem)) for problem in problems)
+    check_context(student, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
 
 
 def _load_teacher(config: TrainConfig, tokenizer: Tokenizer) -> HFModel | None:

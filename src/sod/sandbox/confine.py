@@ -209,66 +209,12 @@ def _continue_in_child(socket_fd: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-class AllowList:
-    """Level B, for containers that allow no namespaces: Landlock names what may be read, seccomp forbids processes.
-
-    Without a pid namespace nothing would collect what a call leaves running, so a call may not start any.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        version = landlock.version()
-        if version == 0:
-            raise OSError("Landlock is not available in this kernel")
-        with contextlib.suppress(OSError):
-            kernel.drop_bounding_set()
-        kernel.drop_capabilities()
-        _memory_device()  # before the filter forbids to make such a file
-        seccomp.install(seccomp.server_filter())
-        _without_namespaces(os.getpid())  # the first one takes time, and children share what it leaves
-        self.packages: str = settings["links"]
-        self._directories = _Directories(settings["directory"])
-        self._rulesets: dict[str, int] = {}
-        self._read = [*_readable(settings), self.packages, *settings["packages"].values()]
-        self.layers: tuple[str, ...] = ("B", f"landlock{version}", "seccomp", "rlimits", "no_new_privs")
-
-    def take_directory(self) -> str:
-        directory = self._directories.take()
-        if directory not in self._rulesets:
-            devices = [f"/dev/{name}" for name in DEVICES]
-            self._rulesets[directory] = landlock.allow_list(read=self._read, devices=devices, write=directory)
-        return directory
-
-    def release_directory(self, directory: str) -> None:
-        self._directories.release(directory)
-
-    def exceeds_disk(self, directory: str, *, pid: int, disk_mb: int) -> bool:
-        return _exceeds_disk(directory, pid=pid, disk_mb=disk_mb)
-
-    def fork(self) -> int:
-        return os.fork()
-
-    def confine_child(self, directory: str, limits: Limits) -> None:
-        kernel.die_with_parent()
-        os.chdir(directory)
-        _be_first_to_die()
-        _limit(limits, num_processes=None)  # it counts the user's processes on the whole host; seccomp forbids all
-        kernel.drop_capabilities()
-        landlock.restrict_self(self._rulesets[directory])
-        seccomp.install(_without_namespaces(os.getpid()))
-
-
-def _without_namespaces(pid: int) -> bytes:
-    """The filter of a call that shares processes and files with the host."""
-    return seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, has_own_mounts=False, only_signal=pid)
-
-
-class Unsafe:
-    """Neither: limits against accidents, nothing against intent. Only when asked for by name."""
+class OnHostFiles:
+    """What the levels without namespaces share: a directory on the host for every call, and plain forks."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.packages: str = settings["links"]
         self._directories = _Directories(settings["directory"])
-        self.layers: tuple[str, ...] = ("unsafe", "rlimits", "no_new_privs")
 
     def take_directory(self) -> str:
         return self._directories.take()
@@ -286,7 +232,53 @@ class Unsafe:
         kernel.die_with_parent()
         os.chdir(directory)
         _be_first_to_die()
-        _limit(limits, num_processes=None)
+        _limit(limits, num_processes=None)  # it counts the user's processes on the whole host
+
+
+class AllowList(OnHostFiles):
+    """Level B, for containers that allow no namespaces: Landlock names what may be read, seccomp forbids processes.
+
+    Without a pid namespace nothing would collect what a call leaves running, so a call may not start any.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        version = landlock.version()
+        if version == 0:
+            raise OSError("Landlock is not available in this kernel")
+        with contextlib.suppress(OSError):
+            kernel.drop_bounding_set()
+        kernel.drop_capabilities()
+        _memory_device()  # before the filter forbids to make such a file
+        seccomp.install(seccomp.server_filter())
+        _without_namespaces(os.getpid())  # the first one takes time, and children share what it leaves
+        self._rulesets: dict[str, int] = {}
+        self._read = [*_readable(settings), self.packages, *settings["packages"].values()]
+        self.layers: tuple[str, ...] = ("B", f"landlock{version}", "seccomp", "rlimits", "no_new_privs")
+
+    def take_directory(self) -> str:
+        directory = super().take_directory()
+        if directory not in self._rulesets:
+            devices = [f"/dev/{name}" for name in DEVICES]
+            self._rulesets[directory] = landlock.allow_list(read=self._read, devices=devices, write=directory)
+        return directory
+
+    def confine_child(self, directory: str, limits: Limits) -> None:
+        super().confine_child(directory, limits)
+        kernel.drop_capabilities()
+        landlock.restrict_self(self._rulesets[directory])
+        seccomp.install(_without_namespaces(os.getpid()))
+
+
+def _without_namespaces(pid: int) -> bytes:
+    """The filter of a call that shares processes and files with the host."""
+    return seccomp.call_filter(allow_processes=False, allow_unix_sockets=False, has_own_mounts=False, only_signal=pid)
+
+
+class Unsafe(OnHostFiles):
+    """Neither: limits against accidents, nothing against intent. Only when asked for by name."""
+
+    layers: tuple[str, ...] = ("unsafe", "rlimits", "no_new_privs")
 
 
 class _Directories:
