@@ -27,6 +27,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "GuardConfig",
+    "LoRAConfig",
     "Method",
     "ModelConfig",
     "ObjectiveConfig",
@@ -35,9 +36,11 @@ __all__ = [
     "SamplingConfig",
     "SandboxConfig",
     "Section",
+    "ServerConfig",
     "ToolConfig",
     "TrainConfig",
     "UpdateConfig",
+    "VLLMConfig",
     "dump",
     "load",
     "parse",
@@ -79,11 +82,49 @@ METHODS: Mapping[str, Method] = {
 MethodName = Literal["grpo", "opd", "opd_grpo", "sod"]
 
 
+class VLLMConfig(Section):
+    """vLLM in processes of its own on this machine."""
+
+    memory_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Share of a GPU's memory for vLLM's weights and keys and values; not used on a CPU."""
+    kv_cache_gib: NonNegative = 0.0
+    """Memory for keys and values in GiB; 0 takes what memory_share leaves on a GPU, and 1 GiB on a CPU."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Positions, prompt and response together, that memory must hold; 0 takes all the model knows."""
+    compile: bool = True
+    """Compile the model at the start (a minute or so); off starts sooner and runs slower."""
+    sleep: bool = False
+    """Give the GPU's memory back while weights are trained. For the student alone: a teacher is never put to sleep."""
+    tensor_parallel: Count = 1
+    """GPUs that share one copy of the weights."""
+
+
+class ServerConfig(Section):
+    """An OpenAI-compatible server; its key is read from the environment variable SOD_API_KEY."""
+
+    url: str = ""
+    """Base URL, http://HOST:PORT; "" is none."""
+    model: str = ""
+    """The model's name at the server; "" takes the only one it serves."""
+    processed_logprobs: bool = False
+    """The server runs with `--logprobs-mode processed_logprobs`: its log-probs are of the tempered distribution."""
+    max_concurrent: Count = 64
+    """Requests under way at once."""
+    timeout_s: Positive = 600.0
+    """Seconds one request may take."""
+
+
 class ModelConfig(Section):
     """Where weights come from and how the engine holds them."""
 
     path: Annotated[str, Field(min_length=1)]
-    """Local directory or hub id of a model in transformers format (safetensors)."""
+    """Local directory or hub id of a model in transformers format (safetensors). Behind a server: of its tokenizer."""
+    engine: Literal["hf", "vllm", "server"] = "hf"
+    """What samples and scores: transformers in this process, vLLM beside it, or a server (`server.url`)."""
+    vllm: VLLMConfig = VLLMConfig()
+    """vLLM in processes of its own on this machine."""
+    server: ServerConfig = ServerConfig()
+    """An OpenAI-compatible server."""
     device: str = "auto"
     """"auto" takes a GPU when there is one; or "cpu", "cuda", "cuda:1"."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -92,6 +133,26 @@ class ModelConfig(Section):
     """Trajectories that decode together, at most."""
     tokens_per_forward: Count = 16384
     """Tokens in one forward of scoring or prefill, padding included."""
+
+    @model_validator(mode="after")
+    def _server_with_its_engine(self) -> Self:
+        if (self.engine == "server") != bool(self.server.url):
+            raise ValueError(
+                'a server needs both engine = "server" and server.url, got '
+                f'engine = "{self.engine}" and server.url = "{self.server.url}"; give both or neither'
+            )
+        return self
+
+
+class LoRAConfig(Section):
+    """Train low-rank additions to a model's linear layers instead of its weights."""
+
+    rank: Count = 32
+    """Rank of an addition."""
+    alpha: Positive = 64.0
+    """An addition is scaled by alpha / rank."""
+    targets: Annotated[tuple[str, ...], FromList] = ("all-linear",)
+    """Names of the layers that get one ("q_proj", ...); "all-linear" is every linear layer but the head."""
 
 
 class SamplingConfig(Section):
@@ -207,6 +268,13 @@ class ObjectiveConfig(Section):
     """A negative advantage's loss is at most clip_dual times its size; 0 is off."""
     reduction: Literal["token-mean", "sequence-mean"] = "token-mean"
     """Mean over all student tokens of an optimizer step, or over trajectories of their token means."""
+    importance: Literal["off", "token", "sequence"] = "off"
+    """Weigh the loss by p_before / p_rollout, the training model's log-probs before the update against the sampler's:
+    by token, or by trajectory with the geometric mean over its tokens."""
+    importance_cap: Annotated[float, Field(ge=1.0)] = 2.0
+    """Importance weights are cut at this size."""
+    importance_mask: bool = False
+    """Weights above the cap count as 0 instead of the cap: those tokens or trajectories teach nothing."""
 
     @model_validator(mode="after")
     def _dual_clip_above_one(self) -> Self:
@@ -221,6 +289,8 @@ class ObjectiveConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its schedule."""
 
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    """"adamw" keeps moments in float32, "adamw8bit" in 8 bits a number."""
     lr: Positive = 1e-6
     """Peak learning rate."""
     weight_decay: NonNegative = 0.01
@@ -250,6 +320,13 @@ class UpdateConfig(Section):
     """Tokens in one forward and backward, padding included. It changes memory, not the result."""
     student_logprobs: Literal["rollout", "recompute"] = "rollout"
     """Log-probs before the update: the sampler's own, or one more forward of the training model."""
+    gradient_checkpointing: bool = False
+    """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
+    teacher_scoring: Literal["trajectory", "step"] = "trajectory"
+    """The teacher scores a trajectory when it ends, or each step while its tool runs (more requests, less to wait)."""
+    staleness: Literal[0, 1] = 0
+    """Updates by which the sampling weights may be old: 1 samples the next update's trajectories while this one is
+    learned, and then a run that resumes draws other samples than one that went through."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Evaluate before the first and after every so many updates; 0 is off."""
     save_every: Annotated[int, Field(ge=0)] = 20
@@ -287,7 +364,9 @@ class TrainConfig(Section):
     seed: int = 0
     """Decides data order and every draw."""
     student: ModelConfig
-    """The model that is trained."""
+    """The model that is trained. Its engine only samples; training is always transformers' own model."""
+    lora: LoRAConfig | None = None
+    """Train low-rank additions only; none trains all weights."""
     teacher: ModelConfig | None = None
     """The model that scores the student's tokens. With `method = "grpo"` it only measures the divergence."""
     data: DataConfig
@@ -330,6 +409,7 @@ class TrainConfig(Section):
             raise ValueError(
                 "sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal"
             )
+        self._check_engines()
         if self.update.evaluate_every and self.evaluation is None:
             raise ValueError(
                 "update.evaluate_every is on but there is nothing to evaluate on; add [evaluation] path = ..."
@@ -342,6 +422,24 @@ class TrainConfig(Section):
             )
         return self
 
+    def _check_engines(self) -> None:
+        if self.student.engine == "server":
+            raise ValueError(
+                'student.engine must be "hf" or "vllm", got "server": the weights of a server cannot be trained'
+            )
+        if self.teacher and self.teacher.engine != "hf" and self.sampling.temperature != 1.0:
+            raise ValueError(
+                f'a teacher with engine = "{self.teacher.engine}" scores at temperature 1 only, got '
+                f'sampling.temperature = {self.sampling.temperature:g}; set it to 1, or teacher.engine to "hf"'
+            )
+        if self.teacher and self.teacher.engine == "vllm" and self.teacher.vllm.sleep:
+            raise ValueError("a teacher is never put to sleep, got teacher.vllm.sleep = true; leave it out")
+        if self.objective.importance != "off" and self.update.student_logprobs != "recompute":
+            raise ValueError(
+                "objective.importance compares the training model before the update with the sampler, so "
+                'update.student_logprobs must be "recompute", got "rollout"'
+            )
+
 
 class SFTConfig(Section):
     """`sod sft`: the cold start on traces."""
@@ -352,6 +450,8 @@ class SFTConfig(Section):
     """Decides the order of the traces."""
     student: ModelConfig
     """The model that is trained."""
+    lora: LoRAConfig | None = None
+    """Train low-rank additions only; none trains all weights."""
     traces: Annotated[str, Field(min_length=1)]
     """A file of traces, rows with a `messages` column: .jsonl, .json (both also as .gz) or .parquet."""
     limit: Annotated[int, Field(ge=0)] = 0
@@ -364,6 +464,8 @@ class SFTConfig(Section):
     """Longest trace in tokens; longer ones are counted and left out."""
     tokens_per_microbatch: Count = 32768
     """Tokens in one forward and backward, padding included."""
+    gradient_checkpointing: bool = False
+    """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
     agent: AgentConfig = AgentConfig()
     """`thinking` and `system` as in the rollouts to come; the limits are not used."""
     tool: ToolConfig = ToolConfig()
@@ -537,7 +639,8 @@ def _unknown(kind: type[BaseModel], keys: Sequence[str]) -> str:
     sections = {".".join(name.split(".")[:depth]) for name in leaves for depth in range(1, name.count(".") + 1)}
     known = [*sorted(sections), *leaves]
     beside = [name for name in known if name.split(".")[:-1] == keys[:-1]]
-    near = _of_like_name(keys[-1], beside) or _of_like_name(keys[-1], known)
+    same = sorted((name for name in known if name.split(".")[-1] == keys[-1]), key=lambda name: name.count("."))
+    near = next(iter(same), "") or _of_like_name(keys[-1], beside) or _of_like_name(keys[-1], known)
     hint = f'the nearest is "{near}"' if near else f"known here are {', '.join(beside)}"
     return f'unknown key "{dotted}"; {hint}'
 

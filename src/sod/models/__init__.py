@@ -51,10 +51,15 @@ class Scorer(Protocol):
     """Log-probs of given tokens. Calls run concurrently and may be batched together."""
 
     async def score(
-        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0, trajectory_id: str = ""
     ) -> tuple[float, ...]:
         """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, logits divided by `temperature`.
 
-        Positions ascend and are at least 1. Raises EngineError when the engine fails.
+        Positions ascend and are at least 1. A `trajectory_id` says that the same trajectory will come again, longer:
+        an engine may keep its KV cache until `release`. Raises EngineError when the engine fails.
         """
+        ...
+
+    def release(self, trajectory_id: str) -> None:
+        """Forget what was kept for a trajectory. Unknown ids are ignored."""
         ...

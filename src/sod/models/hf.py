@@ -138,7 +138,12 @@ class HFModel:
         self._decoder.release(trajectory_id)
 
     async def score(
-        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+        self,
+        token_ids: Sequence[int],
+        *,
+        positions: Sequence[int],
+        temperature: float = 1.0,
+        trajectory_id: str = "",  # noqa: ARG002
     ) -> tuple[float, ...]:
         """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, logits divided by `temperature`.
 

@@ -257,7 +257,12 @@ class HTTPModel:
         """Does nothing: the server looks after its own cache."""
 
     async def score(
-        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+        self,
+        token_ids: Sequence[int],
+        *,
+        positions: Sequence[int],
+        temperature: float = 1.0,
+        trajectory_id: str = "",  # noqa: ARG002
     ) -> tuple[float, ...]:
         """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, which ascend and are at least 1.
 

@@ -48,6 +48,7 @@ class ScoreCall:
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
     temperature: float
+    trajectory_id: str = ""
 
 
 class ScriptedSampler:
@@ -130,22 +131,36 @@ class ScriptedSampler:
 class ScriptedScorer:
     """Returns given log-probs: one number for every position, or a rule of (token_ids, positions).
 
-    `temperature` is recorded in `calls` and does nothing. `latency_s` is waited in every call.
+    `temperature` is recorded in `calls` and does nothing. `latency_s` is waited in every call: a number, or a rule of
+    how many positions are asked for. `released` records what was let go.
     """
 
-    def __init__(self, logprobs: float | LogprobRule = -1.0, *, latency_s: float = 0.0) -> None:
+    def __init__(
+        self, logprobs: float | LogprobRule = -1.0, *, latency_s: float | Callable[[int], float] = 0.0
+    ) -> None:
         self._logprobs = logprobs
         self._latency_s = latency_s
         self.calls: list[ScoreCall] = []
+        self.released: list[str] = []
 
     async def score(
-        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0, trajectory_id: str = ""
     ) -> tuple[float, ...]:
         """The rule's log-probs at `positions`."""
-        call = ScoreCall(token_ids=tuple(token_ids), positions=tuple(positions), temperature=temperature)
+        call = ScoreCall(
+            token_ids=tuple(token_ids),
+            positions=tuple(positions),
+            temperature=temperature,
+            trajectory_id=trajectory_id,
+        )
         self.calls.append(call)
-        await asyncio.sleep(self._latency_s)
+        latency_s = self._latency_s
+        await asyncio.sleep(latency_s(len(call.positions)) if callable(latency_s) else latency_s)
         return _values(self._logprobs, call.token_ids, call.positions)
+
+    def release(self, trajectory_id: str) -> None:
+        """Recorded in `released`."""
+        self.released.append(trajectory_id)
 
 
 def _cut(reply: Sequence[int], *, max_tokens: int, stop_token_ids: frozenset[int]) -> tuple[int, ...]:
