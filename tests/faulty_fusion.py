@@ -8,98 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any
 
-Answer: TypeAlias = Callable[[asyncio.StreamWriter], Awaitable[None]]
+from faulty_server import Answer, FaultyServer, reply, says
 
 
-class FaultyFusion:
-    """One server on a free port of the loopback.
-
-    `requests` are the bodies of the calls so far, `headers` those of the last one. `script` holds answers for the next
-    calls; with an empty one code is run. `broken` answers every call, as long as it is set.
-    """
+class FaultyFusion(FaultyServer):
+    """Runs code with `python`. The script is for calls only, not for probes, which run `print(1)`."""
 
     def __init__(self, *, python: str = sys.executable) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: dict[str, str] = {}
-        self.script: list[Answer] = []
-        self.broken: Answer | None = None
-        self.num_hung_up = 0
-        self.url = ""
+        super().__init__()
         self._python = python
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        await self.listen()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def listen(self, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def aclose(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for connection in list(self._connections):
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
     @property
     def num_calls(self) -> int:
         """Calls that were no probes: those whose code is not `print(1)`."""
-        return sum(code_of(request) != "print(1)" for request in self.requests)
+        return sum(map(self.is_scripted, self.requests))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")
-                self.headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines[1:])}
-                body = await reader.readexactly(int(self.headers.get("content-length", 0)))
-                if lines[0].startswith("GET"):
-                    await reply(writer, '"pong"')
-                else:
-                    await self._answer(json.loads(body), reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            self._connections.discard(task)
-            writer.transport.abort()
+    def is_scripted(self, request: dict[str, Any]) -> bool:
+        return code_of(request) != "print(1)"
 
-    async def _answer(
-        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.requests.append(request)
-        scripted = self.broken or (self.script.pop(0) if self.script and code_of(request) != "print(1)" else None)
-        if scripted is None:
-            await reply(writer, json.dumps(await run_code(request, python=self._python)))
-            return
-        answering = asyncio.create_task(scripted(writer))
-        gone = asyncio.create_task(reader.read(1))
-        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            self.num_hung_up += 1
-            answering.cancel()
-            raise ConnectionAbortedError
-        gone.cancel()
-        await asyncio.wait({gone})
-        answering.result()
+    def got(self, path: str) -> Answer:  # noqa: ARG002
+        return says("pong")
+
+    def posted(self, path: str, request: dict[str, Any]) -> Answer:  # noqa: ARG002
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            await reply(writer, await run_code(request, python=self._python))
+
+        return answer
 
 
 def code_of(request: dict[str, Any]) -> str:
@@ -111,37 +54,8 @@ def code_of(request: dict[str, Any]) -> str:
 # Answers
 
 
-async def reply(writer: asyncio.StreamWriter, body: str | bytes, *, status: str = "200 OK") -> None:
-    data = body.encode() if isinstance(body, str) else body
-    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\nContent-Type: application/json\r\n\r\n".encode())
-    writer.write(data)
-    await writer.drain()
-
-
-def says(body: Any, *, status: str = "200 OK") -> Answer:
-    """An answer of these bytes, or of this as JSON."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return lambda writer: reply(writer, data, status=status)
-
-
 def sandbox_error(message: str = "stdin race") -> Answer:
     return says(response("SandboxError", message=message, run_result=None))
-
-
-async def hangs(writer: asyncio.StreamWriter) -> None:  # noqa: ARG001 - an Answer
-    await asyncio.Event().wait()
-
-
-async def hangs_up(writer: asyncio.StreamWriter) -> None:  # noqa: ARG001 - an Answer
-    raise ConnectionResetError
-
-
-async def never_ends(writer: asyncio.StreamWriter) -> None:
-    """A reply of 4 GiB, as fast as it is read."""
-    writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 4294967296\r\n\r\n{"status": "')
-    while True:
-        writer.write(b"x" * 65536)
-        await writer.drain()
 
 
 def response(status: str, *, message: str = "", run_result: Any, files: Any = None) -> dict[str, Any]:

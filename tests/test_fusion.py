@@ -19,11 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faulty_fusion
-from faulty_fusion import FaultyFusion, hangs, hangs_up, never_ends, response, sandbox_error, says
+from faulty_fusion import FaultyFusion, response, sandbox_error
+from faulty_server import Answer, hangs, hangs_up, never_ends, reply, says, until
 from sod.errors import SandboxError
-from sod.sandbox import ExecutionResult, fusion
-from sod.sandbox.fusion import FusionSandbox, base_urls, head_and_tail
+from sod.sandbox import ExecutionResult
+from sod.sandbox.fusion import FusionSandbox, base_urls
+from sod.sandbox.fusion_exchange import Limits, Request, read_result
+from sod.sandbox.fusion_loader import head_and_tail
 from sod.sandbox.local import LocalSandbox
+from sod.transport import ReplyError
 
 T = TypeVar("T")
 
@@ -51,14 +55,6 @@ async def plainly(code: str, **fields: Any) -> dict[str, Any]:
     reply = await faulty_fusion.run_code({"code": code, **fields}, python=sys.executable)
     run_result: dict[str, Any] = reply["run_result"]
     return run_result
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Fails after 20 s."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 # What the code did
@@ -145,6 +141,7 @@ def test_what_was_printed_before_the_time_limit_comes_back() -> None:
         ("import sys\nsys.exit(3)", "error", 3, None),
         ("import os\nos._exit(7)", "error", 7, None),
         ("import os\nos.kill(os.getpid(), 11)", "crashed", None, "SIGSEGV"),
+        ("import os\nos.kill(os.getpid(), 35)", "crashed", None, "SIG35"),  # it has no name
         ("x = [0] * 10**9", "memory_limit", 1, None),
         ("open('f', 'wb').write(bytes(5 << 20))", "disk_limit", 1, None),
         ("while True: print('x' * 100_000)", "output_limit", 1, None),
@@ -169,13 +166,22 @@ def test_files_are_in_the_directory_and_collide_with_nothing() -> None:
     assert (result.stdout, result.stderr) == ("1 2 3 b'\\xff'\n", "")
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", ""])
-def test_names_that_leave_the_directory_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="must be relative and stay in the directory"):
-        run_one("1", files={name: b""})
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        *[([name], "must be relative and stay in the directory") for name in ("/etc/passwd", "../x", "a/../../x", "")],
+        (["a\0b"], "must be relative and stay in the directory"),
+        (["\ud800"], "must be text of at most 1024 bytes"),
+        (["a" * 256], "255 a part"),
+        (["a", "a/b"], "must be the directory of another"),
+    ],
+)
+def test_names_that_no_file_can_have_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_one("1", files=dict.fromkeys(names, b""))
 
 
-@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e6])
 def test_a_time_limit_is_a_positive_number(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be a positive number"):
         run_one("1", timeout_s=timeout_s)
@@ -255,7 +261,7 @@ def test_head_and_tail(content: bytes, limit: int, kept: tuple[bytes, bool]) -> 
         hangs_up,
     ],
 )
-def test_a_failure_of_the_server_is_tried_again(failure: faulty_fusion.Answer) -> None:
+def test_a_failure_of_the_server_is_tried_again(failure: Answer) -> None:
     async def use(server: FaultyFusion, sandbox: FusionSandbox) -> tuple[ExecutionResult, int]:
         server.script = [failure, failure]
         return await sandbox.run("print(5)"), server.num_calls
@@ -313,7 +319,7 @@ FINISHED = {"status": "Finished", "execution_time": 0.1, "return_code": 0, "stdo
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "told",
     [
         response("Success", run_result=None),
         response("Success", run_result="Finished"),
@@ -332,13 +338,13 @@ FINISHED = {"status": "Finished", "execution_time": 0.1, "return_code": 0, "stdo
         None,
     ],
 )
-def test_a_reply_that_is_not_what_it_must_be_is_a_failure_of_the_server(reply: Any) -> None:
+def test_a_reply_that_is_not_what_it_must_be_is_a_failure_of_the_server(told: Any) -> None:
     async def use(server: FaultyFusion, sandbox: FusionSandbox) -> ExecutionResult:
         async def answer(writer: asyncio.StreamWriter) -> None:
-            files = reply.get("files") if isinstance(reply, dict) else None
+            files = told.get("files") if isinstance(told, dict) else None
             directory = server.requests[-1]["sod"]["directory"]
             named = {f"{directory}/{name}": it for name, it in files.items()} if isinstance(files, dict) else files
-            await faulty_fusion.reply(writer, json.dumps(reply | {"files": named} if files else reply))
+            await reply(writer, told | {"files": named} if files else told)
 
         server.script = [answer]
         return await sandbox.run("print(5)")
@@ -376,11 +382,11 @@ REPLY = st.fixed_dictionaries(
 
 @given(reply=REPLY | ANYTHING)
 def test_whatever_a_reply_is_it_is_a_result_or_a_failure_of_the_server(reply: Any) -> None:
-    request = fusion._Request(body=b"", directory="d", timeout_s=1.0)
-    limits = fusion._Limits(memory_mb=1, max_file_mb=1, max_output_bytes=10)
+    request = Request(body=b"", directory="d", timeout_s=1.0)
+    limits = Limits(memory_mb=1, max_file_mb=1, max_output_bytes=10)
     try:
-        result = fusion._result(json.dumps(reply).encode(), request=request, elapsed_s=1.0, limits=limits)
-    except fusion._ServerError:
+        result = read_result(json.loads(json.dumps(reply)), request=request, elapsed_s=1.0, limits=limits)
+    except ReplyError:
         return
     assert type(result.stdout) is type(result.stderr) is str
     assert result.status in ("ok", "error", "timeout", "memory_limit", "disk_limit", "output_limit", "crashed")
@@ -524,7 +530,7 @@ def test_urls_that_cannot_be_meant_are_refused(urls: Any) -> None:
 
 
 def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
-    with pytest.raises(SandboxError, match="put a token into SOD_SANDBOX_TOKEN") as caught:
+    with pytest.raises(SandboxError, match="put the key into SOD_SANDBOX_TOKEN") as caught:
         FusionSandbox(["http://me:sesame@10.0.0.5:8080"])
     assert "sesame" not in str(caught.value)
 
@@ -544,7 +550,7 @@ def test_base_urls() -> None:
         (never_ends, "a reply of over 1000000 bytes"),
     ],
 )
-def test_a_server_that_does_not_run_print_is_refused_at_the_start(failure: faulty_fusion.Answer, reason: str) -> None:
+def test_a_server_that_does_not_run_print_is_refused_at_the_start(failure: Answer, reason: str) -> None:
     async def main() -> None:
         async with FaultyFusion() as server:
             server.broken = failure
@@ -634,7 +640,8 @@ def test_the_token_goes_to_the_server_and_nowhere_else(
 
     async def use(server: FaultyFusion, sandbox: FusionSandbox) -> None:
         assert server.headers["authorization"] == "Bearer open-sesame"
-        server.script = [sandbox_error()] * 4
+        quoted = f"{'x' * 200} bad token {'open-sesame'} {'y' * 290}"
+        server.script = [sandbox_error(quoted), says({"error": quoted}, status="502 Bad Gateway"), sandbox_error()] * 2
         result = await sandbox.run("print(2)")
         assert "sesame" not in repr(sandbox) + repr(result) + caplog.text
         assert "sesame" not in json.dumps(server.requests)
@@ -682,7 +689,7 @@ def test_what_a_server_says_is_base64_of_what_the_code_said() -> None:
         async def answer(writer: asyncio.StreamWriter) -> None:
             directory = server.requests[-1]["sod"]["directory"]
             files = {f"{directory}/stdout": base64.b64encode(b"hello \xff").decode(), "else": 7}
-            await faulty_fusion.reply(writer, json.dumps(response("Success", run_result=FINISHED, files=files)))
+            await reply(writer, response("Success", run_result=FINISHED, files=files))
 
         server.script = [answer]
         return await sandbox.run("print(5)")

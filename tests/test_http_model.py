@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from faulty_completions import FaultyCompletions, dies_halfway, hangs, hangs_up, never_ends, says
+from faulty_completions import FaultyCompletions
+from faulty_server import dies_halfway, hangs, hangs_up, never_ends, says, until
+from sod import transport
 from sod.config import SamplingConfig
 from sod.errors import ConfigError, EngineError, ModelError
-from sod.models import Sampler, Scorer, http
+from sod.models import Sampler, Scorer
 from sod.models.http import HTTPModel
 from sod.types import Completion
 
@@ -52,17 +54,9 @@ async def draw(model: HTTPModel, *, max_tokens: int = 8, seed: int = 1, stops: A
     )
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Fails after 20 s."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
-
-
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(transport, "FIRST_BACKOFF_S", 0.01)
 
 
 # Scoring
@@ -325,7 +319,7 @@ def test_completions_of_a_lying_server_are_refused(change: Any, message: str) ->
 
 def test_the_only_model_is_taken_with_its_context() -> None:
     async def use(server: FaultyCompletions, model: HTTPModel) -> None:
-        assert (model.model, model.max_context) == ("tiny", 100)
+        assert (model.model, model.max_length) == ("tiny", 99)
         assert {request["model"] for request in server.requests} == {"tiny"}
 
     with_model(use)
@@ -356,7 +350,7 @@ def test_a_named_model_needs_no_context_length(listed: Any) -> None:
         async with FaultyCompletions() as server:
             server.listed = listed
             async with HTTPModel(f"{server.url}/v1/", model="b") as model:
-                assert (model.model, model.max_context) == ("b", None)
+                assert (model.model, model.max_length) == ("b", None)
                 assert len(await model.score(IDS, positions=[4])) == 1
 
     asyncio.run(main())
@@ -377,11 +371,17 @@ def test_a_list_of_models_that_is_none_is_an_engine_error(listed: Any) -> None:
 def test_the_context_is_kept_to() -> None:
     async def use(server: FaultyCompletions, model: HTTPModel) -> None:
         completion = await draw(model, max_tokens=50)
-        assert (len(completion.token_ids), completion.stopped) == (30 - len(IDS), False)
+        assert (len(completion.token_ids), completion.stopped) == (29 - len(IDS), False)
+        whole = [*IDS, *completion.token_ids]
+        assert await model.score(whole, positions=range(len(IDS), 29)) == pytest.approx(completion.logprobs)
         assert len(await model.score([1] * 29, positions=[28])) == 1
         num_requests = len(server.requests)
-        with pytest.raises(ModelError, match=r"shorter than the 30 positions .* got 30 tokens"):
+        with pytest.raises(ModelError, match=r"at most the 29 positions .* got 30 tokens"):
             await model.score([1] * 30, positions=[29])
+        with pytest.raises(ModelError, match="at most the 29 positions"):
+            await model.sample(
+                whole, max_tokens=1, stop_token_ids=(), sampling=SamplingConfig(), trajectory_id="", seed=1
+            )
         assert len(server.requests) == num_requests
 
     with_model(use, server={"max_model_len": 30}, roles=["sampler", "scorer"])
@@ -462,10 +462,10 @@ def test_the_servers_retry_after_is_waited_for() -> None:
 
 
 def test_retry_after_is_a_number_or_a_date_and_bounded() -> None:
-    assert http._retry_after_s("2") == 2.0
-    assert http._retry_after_s("1e9") == http.LONGEST_RETRY_AFTER_S
-    assert 20 < http._retry_after_s(formatdate(time.time() + 30, usegmt=True)) <= 30
-    assert [http._retry_after_s(text) for text in ("", "soon", "nan", "inf", "-5", "Mon, 99 Foo 1 x")] == [0.0] * 6
+    assert transport._retry_after_s("2") == 2.0
+    assert transport._retry_after_s("1e9") == transport.LONGEST_RETRY_AFTER_S
+    assert 20 < transport._retry_after_s(formatdate(time.time() + 30, usegmt=True)) <= 30
+    assert [transport._retry_after_s(text) for text in ("", "soon", "nan", "inf", "-5", "Mon, 99 Foo 1 x")] == [0.0] * 6
 
 
 def test_a_server_that_hangs_is_left() -> None:
@@ -557,12 +557,27 @@ def test_closing_ends_what_runs_and_what_waits_for_another_try() -> None:
         results = await asyncio.gather(*scoring, return_exceptions=True)
         assert [type(result) for result in results] == [EngineError] * 2
         assert "was closed while" in str(results[0])
-        with pytest.raises(EngineError, match="closed answers nothing"):
+        with pytest.raises(EngineError, match="the model is closed and answers nothing"):
             await model.score(IDS, positions=[4])
         await model.aclose()
         await until(lambda: server.num_running == 0)
 
     with_model(use)
+
+
+def test_a_model_made_outside_a_loop_is_used_and_closed_in_one() -> None:
+    model = HTTPModel("http://127.0.0.1:1", roles=["sampler", "scorer"], max_concurrent=1)
+
+    async def main() -> None:
+        async with FaultyCompletions() as server:
+            model.url = server.url  # known only here
+            async with model:
+                scores = await asyncio.gather(*(model.score(IDS, positions=[4]) for _ in range(3)))
+                assert len(set(scores)) == 1
+                await draw(model)
+            await until(lambda: not server._connections)
+
+    asyncio.run(main())
 
 
 def test_a_start_that_fails_leaves_no_connection() -> None:
@@ -643,7 +658,13 @@ def test_urls_with_and_without_v1_are_one(url: str, base: str) -> None:
     assert HTTPModel(url).url == base
 
 
-@pytest.mark.parametrize("url", ["", "10.0.0.5:8000", "ftp://h", "http://", "http://h:x", "http://h/v1?key=hidden", 3])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "10.0.0.5:8000", "ftp://h", "http://", "http://h:x", "http://<host>:8000", 3),
+        *("http://h/v1?key=hidden", "http://h#hidden", "user:hidden@h:8000"),
+    ],
+)
 def test_a_url_that_cannot_be_meant_is_refused(url: Any) -> None:
     with pytest.raises(ConfigError, match="the URL of") as caught:
         HTTPModel(url)

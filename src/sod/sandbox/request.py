@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-__all__ = ["encode_request"]
+__all__ = ["check_request", "encode_request"]
 
 MAX_TIMEOUT_S = 86_400
 MAX_NAME_BYTES = 255
@@ -22,22 +22,30 @@ def encode_request(
 ) -> bytes:
     """The order that `child.py` reads: {"code": ..., "files": {name: base64}, "echo_last_expression": ...}.
 
-    Raises ValueError for a `timeout_s` that is no positive number up to a day, for a name in `files` that leaves the
-    directory or cannot be one, for a file in the place of another's directory, and for more than the disk takes.
+    Raises ValueError as `check_request` does, and for more files than the disk takes.
     """
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # not a number is neither
-        raise ValueError(f"timeout_s must be a positive number of seconds up to {MAX_TIMEOUT_S}, got {timeout_s}")
-    _check_places(files or {})
+    check_request(timeout_s=timeout_s, files=files or {})
     _check_size(files or {}, disk_mb=disk_mb)
     order = {
         "code": code,
-        "files": {_inside(name): base64.b64encode(content).decode() for name, content in (files or {}).items()},
+        "files": {name: base64.b64encode(content).decode() for name, content in (files or {}).items()},
         "echo_last_expression": echo_last_expression,
     }
     return json.dumps(order).encode()
 
 
-def _inside(name: str) -> str:
+def check_request(*, timeout_s: float, files: Mapping[str, bytes]) -> None:
+    """Raises ValueError for a `timeout_s` that is no positive number up to a day, for a name in `files` that leaves the
+    directory or cannot be one, and for a file in the place of another's directory.
+    """
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # not a number is neither
+        raise ValueError(f"timeout_s must be a positive number of seconds up to {MAX_TIMEOUT_S}, got {timeout_s}")
+    _check_places(files)
+    for name in files:
+        _check_name(name)
+
+
+def _check_name(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         raise ValueError(f"names in files must be relative and stay in the directory, got {name!r}")
@@ -46,7 +54,6 @@ def _inside(name: str) -> str:
         raise ValueError(
             f"a name in files must be text of at most {MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} a part, got {name!r}"
         )
-    return name
 
 
 def _text(name: str) -> str:

@@ -13,7 +13,7 @@ from sod.sandbox.channel import Facts
 from sod.sandbox.memory_files import MAX_BYTES, Output, read_output
 from sod.sandbox.protocol import ExecutionResult, ExecutionStatus
 
-__all__ = ["Limits", "Outputs", "failure", "result_of_cell", "result_of_process"]
+__all__ = ["Limits", "Outputs", "failure", "result_of_cell", "result_of_process", "shown_exit_code", "signal_name"]
 
 BACKEND = "local"
 EXIT_STATUS: Mapping[int, ExecutionStatus] = {0: "ok", MEMORY_ERROR_EXIT: "memory_limit", DISK_ERROR_EXIT: "disk_limit"}
@@ -70,8 +70,8 @@ def result_of_process(
     code: int = facts["code"]
     return ExecutionResult(
         status=_status(facts, outputs, limits=limits),
-        exit_code=None if code < 0 else _shown(code),
-        signal=_signal_name(-code) if code < 0 else None,
+        exit_code=None if code < 0 else shown_exit_code(code),
+        signal=signal_name(-code) if code < 0 else None,
         wall_s=facts["wall_s"],
         cpu_s=facts["cpu_s"],
         queue_s=max(0.0, facts["started"] - submitted),
@@ -88,7 +88,7 @@ def result_of_cell(facts: Facts, outputs: Outputs, *, queue_s: float, layers: tu
     status = "output_limit" if outputs.full else facts["killed_for"] or EXIT_STATUS.get(code, "error")
     return ExecutionResult(
         status=status,
-        exit_code=_shown(code),
+        exit_code=shown_exit_code(code),
         wall_s=facts["wall_s"],
         queue_s=queue_s,
         backend=BACKEND,
@@ -97,7 +97,7 @@ def result_of_cell(facts: Facts, outputs: Outputs, *, queue_s: float, layers: tu
     )
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     """ "SIGSEGV", or "SIG35" where the number has no name."""
     try:
         return signal.Signals(number).name
@@ -105,7 +105,7 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def _shown(exit_code: int) -> int:
+def shown_exit_code(exit_code: int) -> int:
     """Our own codes stand for an exception, which `python code.py` would report as 1."""
     return 1 if exit_code in (MEMORY_ERROR_EXIT, DISK_ERROR_EXIT) else exit_code
 
