@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from sod.config import ModelConfig
 from sod.errors import ModelError, StorageError
+from sod.models.lora import full_state
 
 __all__ = ["load_module", "save_module"]
 
@@ -46,6 +47,7 @@ def load_module(config: ModelConfig) -> nn.Module:
 def save_module(module: Any, directory: str | Path) -> None:
     """Write weights and configs to a directory, replacing it whole: the new one is complete before the old one goes.
 
+    LoRA's additions are written into the weights: what is read back is a plain model, and needs no peft.
     Raises StorageError when it cannot be written (what was there is still there) or when it holds something that is not
     a model.
     """
@@ -57,7 +59,7 @@ def save_module(module: Any, directory: str | Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             new, old = Path(scratch) / "new", Path(scratch) / "old"
-            module.save_pretrained(new)
+            module.save_pretrained(new, state_dict=full_state(module))
             _swap(new, target, old)
     except (OSError, SafetensorError) as error:
         raise StorageError(
