@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import resource
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +34,7 @@ from sod.errors import EngineError, ModelError, StorageError
 from sod.models import Sampler, Scorer, logprobs
 from sod.models.cache import Parked, ParkingLot
 from sod.models.grouping import length_groups
-from sod.models.hf import HFModel, check_context, trainable
+from sod.models.hf import HFModel
 from sod.models.sampling import draw, mix, uniform
 from sod.types import Completion
 
@@ -381,7 +386,7 @@ def test_a_loop_closed_under_the_task_does_not_stop_the_next_one(model: HFModel)
     task = loop.create_task(take(model, prompt(0), max_tokens=400, stop=()))
     loop.call_later(0.02, loop.stop)
     loop.run_forever()
-    worker = model._worker._task
+    worker = model._decode_worker._task
     loop.close()
     assert len(asyncio.run(take(model, prompt(1), trajectory_id="b", max_tokens=4, stop=())).token_ids) == 4
     for pending in (task, worker):
@@ -526,6 +531,235 @@ def test_a_scorer_that_samples_meanwhile_gives_the_same(model: HFModel) -> None:
     assert scores == pytest.approx(reference(model, prompt(1), [3, 7]).tolist(), abs=1e-5)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+        await asyncio.sleep(0)
+
+
+async def grow(model: HFModel, token_ids: list[int], cuts: list[int], *, trajectory_id: str) -> list[float]:
+    """Scores of a sequence that is shown longer and longer, each time from where the last one ended."""
+    scores: list[float] = []
+    for begin, end in pairwise(cuts):
+        scores += await model.score(token_ids[:end], positions=range(begin, end), trajectory_id=trajectory_id)
+    return scores
+
+
+def test_a_growing_trajectory_computes_only_what_is_new_and_scores_the_same(model: HFModel) -> None:
+    sequences = [prompt(index, 30 + 5 * index) for index in range(6)]
+    cuts = [[4, 10, 11, 20, len(ids)] for ids in sequences]
+
+    async def play() -> list[list[float]]:
+        kept = (
+            grow(model, ids, at, trajectory_id=str(i)) for i, (ids, at) in enumerate(zip(sequences, cuts, strict=True))
+        )
+        loose = (model.score(ids, positions=[3]) for ids in sequences)  # mixed with some that keep nothing
+        return (await asyncio.gather(*kept, *loose))[: len(sequences)]
+
+    for ids, scores in zip(sequences, asyncio.run(play()), strict=True):
+        expected_N = reference(model, ids, list(range(4, len(ids))))
+        torch.testing.assert_close(torch.tensor(scores), expected_N, atol=1e-5, rtol=0)
+    # The last token is never read; the loose ones read three.
+    assert model._scoring.num_computed == sum(len(ids) - 1 for ids in sequences) + 3 * len(sequences)
+    assert model._scoring.num_parked == len(sequences)
+    for index in range(len(sequences)):
+        model.release(str(index))
+    assert model._scoring.num_parked == 0
+
+
+def test_a_score_without_a_trajectory_keeps_nothing(model: HFModel) -> None:
+    for _ in range(2):
+        asyncio.run(model.score(prompt(0), positions=[5]))
+    assert (model._scoring.num_parked, model._scoring.num_computed) == (0, 10)
+
+
+def test_scores_of_another_continuation_compute_from_where_they_part(model: HFModel) -> None:
+    ids = prompt(0, 20)
+    other = [*ids[:8], *prompt(9, 12)]
+    asyncio.run(model.score(ids, positions=[19], trajectory_id="a"))
+    scores = asyncio.run(model.score(other, positions=[12, 19], trajectory_id="a"))
+    assert scores == pytest.approx(reference(model, other, [12, 19]).tolist(), abs=1e-5)
+    assert model._scoring.num_computed == 19 + (19 - 8)
+    # An early position needs the hidden state before it, kept or not.
+    scores = asyncio.run(model.score(other, positions=[2, 19], trajectory_id="a"))
+    assert scores == pytest.approx(reference(model, other, [2, 19]).tolist(), abs=1e-5)
+    assert model._scoring.num_computed == 19 + 11 + 18
+
+
+def test_little_room_between_scores_changes_nothing_but_time() -> None:
+    poor, rich = HFModel(qwen3(), parked_bytes=20_000), HFModel(qwen3())
+    sequences = [prompt(index, 40) for index in range(5)]
+
+    async def play(model: HFModel) -> list[list[float]]:
+        grown = (grow(model, ids, [4, 20, 30, 40], trajectory_id=str(i)) for i, ids in enumerate(sequences))
+        return await asyncio.gather(*grown)
+
+    for first, second in zip(asyncio.run(play(poor)), asyncio.run(play(rich)), strict=True):
+        assert first == pytest.approx(second, abs=1e-5)
+    assert poor._scoring.num_computed > rich._scoring.num_computed
+
+
+def test_new_weights_drop_what_was_kept_of_scores_even_of_those_under_way(model: HFModel) -> None:
+    ids = prompt(0, 20)
+
+    async def play() -> None:
+        await model.score(ids[:10], positions=[9], trajectory_id="kept")
+        under_way = asyncio.ensure_future(model.score(ids[:10], positions=[9], trajectory_id="under way"))
+        waiting = asyncio.ensure_future(model.score(ids, positions=[19], trajectory_id="kept"))
+        await until(lambda: bool(model._scoring._running))
+        model.weights_changed()
+        await asyncio.gather(under_way, waiting)
+
+    asyncio.run(play())
+    assert model._scoring._parked.take("under way") is None
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.mul_(0.9)
+    model.weights_changed()
+    scores = asyncio.run(model.score(ids, positions=[15, 19], trajectory_id="kept"))
+    assert scores == pytest.approx(reference(model, ids, [15, 19]).tolist(), abs=1e-5)
+
+
+def test_a_score_released_under_way_is_not_kept(model: HFModel) -> None:
+    async def play() -> None:
+        task = asyncio.ensure_future(model.score(prompt(0), positions=[9], trajectory_id="a"))
+        await asyncio.sleep(0)
+        model.release("a")
+        await task
+
+    asyncio.run(play())
+    assert model._scoring.num_parked == 0
+
+
+# --- the scoring thread ---------------------------------------------------------------------------------------------
+
+
+def slow_down(model: HFModel, seconds: float) -> Any:
+    """Make forwards outside the main thread slow, as a large teacher's are."""
+
+    def wait(*_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(seconds)
+
+    return model.module.get_decoder().register_forward_hook(wait)
+
+
+def test_the_event_loop_runs_and_turns_decode_while_a_forward_scores(model: HFModel) -> None:
+    slow_down(model, 0.5)
+
+    async def play() -> tuple[bool, tuple[float, ...]]:
+        score = asyncio.ensure_future(model.score(prompt(1), positions=[3, 7]))
+        await take(model, prompt(0), max_tokens=5, stop=())
+        return score.done(), await score
+
+    was_done, scores = asyncio.run(play())
+    assert not was_done, "five tokens take far less than half a second"
+    assert scores == pytest.approx(reference(model, prompt(1), [3, 7]).tolist(), abs=1e-5)
+
+
+def test_a_run_that_ends_waits_for_the_forward_and_leaves_nothing_behind(model: HFModel) -> None:
+    hook = slow_down(model, 0.2)
+
+    async def abandon() -> None:
+        tasks = [asyncio.ensure_future(model.score(prompt(i), positions=[5], trajectory_id=str(i))) for i in range(3)]
+        await until(lambda: bool(model._scoring._running))
+        assert len(tasks) == 3
+
+    asyncio.run(abandon())
+    assert not model._reading.locked(), "whoever goes on may change the weights"
+    hook.remove()
+    assert not model._scoring.busy
+    assert not model._requests
+    assert model._scoring.num_parked == 0
+    scores = asyncio.run(model.score(prompt(0), positions=[5]))
+    assert scores == pytest.approx(reference(model, prompt(0), [5]).tolist(), abs=1e-5)
+
+
+def test_a_cancelled_score_leaves_the_queue(model: HFModel) -> None:
+    slow_down(model, 0.1)
+
+    async def play() -> tuple[float, ...]:
+        first = asyncio.ensure_future(model.score(prompt(2), positions=[3]))
+        await until(lambda: bool(model._scoring._running))
+        unwanted = asyncio.ensure_future(model.score(prompt(0, 200), positions=[199]))
+        wanted = asyncio.ensure_future(model.score(prompt(1), positions=[5]))
+        await asyncio.sleep(0)
+        unwanted.cancel()
+        return (await asyncio.gather(first, wanted))[1]
+
+    scores = asyncio.run(play())
+    assert scores == pytest.approx(reference(model, prompt(1), [5]).tolist(), abs=1e-5)
+    assert model._scoring.num_computed == 3 + 5
+
+
+def test_a_failing_score_fails_those_who_wait_for_scores_and_no_turn(model: HFModel) -> None:
+    def fail(*_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("out of luck")
+
+    async def play() -> list[object]:
+        hook = model.module.get_decoder().register_forward_hook(fail)
+        scores = [model.score(prompt(i), positions=[5], trajectory_id=str(i)) for i in range(3)]
+        results = await asyncio.gather(*scores, take(model, prompt(0), stop=()), return_exceptions=True)
+        hook.remove()
+        return results
+
+    *errors, done = asyncio.run(play())
+    assert all(isinstance(error, EngineError) and "out of luck" in str(error) for error in errors)
+    assert len(done.token_ids) == 16
+    assert len(asyncio.run(model.score(prompt(0), positions=[5]))) == 1
+
+
+# --- weights from elsewhere -----------------------------------------------------------------------------------------
+
+
+def test_weights_are_taken_over_in_place(model: HFModel) -> None:
+    trained = copy.deepcopy(model.module).double()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    asyncio.run(model.score(prompt(0), positions=[5], trajectory_id="a"))
+    asyncio.run(model.update_weights(trained))
+    assert (model.policy_version, model._scoring.num_parked) == (1, 0)
+    done = asyncio.run(take(model, prompt(0), stop=()))
+    token_ids = [*prompt(0), *done.token_ids]
+    expected_N = reference(HFModel(trained.float()), token_ids, list(range(12, len(token_ids))))
+    torch.testing.assert_close(torch.tensor(done.logprobs), expected_N, atol=1e-4, rtol=0)
+    assert next(model.module.parameters()).dtype == torch.float32
+    tied = model.module.config.tie_word_embeddings
+    assert (model.module.get_output_embeddings().weight is model.module.get_input_embeddings().weight) == tied
+
+
+def test_its_own_module_is_only_counted(model: HFModel) -> None:
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    asyncio.run(model.update_weights(model.module))
+    assert model.policy_version == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+
+
+def test_weights_of_another_architecture_are_refused(model: HFModel) -> None:
+    with pytest.raises(ModelError, match="same architecture"):
+        asyncio.run(model.update_weights(qwen3(num_hidden_layers=1)))
+    assert model.policy_version == 0
+
+
+def test_weights_wait_for_a_forward_that_scores(model: HFModel) -> None:
+    slow_down(model, 0.2)
+    expected = reference(model, prompt(0), [11]).tolist()
+    trained = copy.deepcopy(model.module)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.zero_()
+
+    async def play() -> tuple[float, ...]:
+        score = asyncio.ensure_future(model.score(prompt(0), positions=[11], trajectory_id="a"))
+        await until(model._reading.locked)
+        await model.update_weights(trained)
+        return await score
+
+    assert asyncio.run(play()) == pytest.approx(expected, abs=1e-5)
+    assert model._scoring.num_parked == 0
+
+
 @pytest.mark.parametrize("positions", [[0, 1], [12], [3, 3], [4, 2]])
 def test_impossible_positions_are_refused(model: HFModel, positions: list[int]) -> None:
     with pytest.raises(AssertionError):
@@ -536,6 +770,7 @@ def test_impossible_positions_are_refused(model: HFModel, positions: list[int]) 
 def test_token_logprobs_and_gradients_equal_naive_autograd(
     model: HFModel, monkeypatch: pytest.MonkeyPatch, chunk_elements: int
 ) -> None:
+    """In one chunk and in several, where the backward pass is our own."""
     monkeypatch.setattr(logprobs, "_CHUNK_ELEMENTS", chunk_elements)
     lengths = [17, 9, 13]
     token_BT = torch.zeros(3, 17, dtype=torch.long)
@@ -713,15 +948,3 @@ def test_a_parking_lot_drops_the_oldest() -> None:
     assert [lot.take(name) is None for name in "abc"] == [True, False, False]
     lot.put("d", Parked(token_ids=(1,), kv=(torch.zeros(100),)))  # alone too large
     assert len(lot) == 0
-
-
-def test_the_longest_episode_must_fit_the_models_positions(tiny_module) -> None:
-    model = HFModel(tiny_module(0))
-    check_context(model, longest_prompt=100, max_response_tokens=model.max_length - 100)
-    with pytest.raises(ModelError, match=f"at most {model.max_length - 101}$"):
-        check_context(model, longest_prompt=101, max_response_tokens=model.max_length - 100)
-
-
-def test_a_trained_model_is_float32_unless_asked_otherwise() -> None:
-    assert trainable(ModelConfig(path="x")).dtype == "float32"
-    assert trainable(ModelConfig(path="x", dtype="bfloat16")).dtype == "bfloat16"

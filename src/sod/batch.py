@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sod.errors import SignalError
-from sod.models.grouping import length_groups
+from sod.models.grouping import token_runs
 from sod.types import Score, Trajectory
 
 
@@ -96,13 +96,13 @@ def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False) -> Batch
 
 
 def microbatches(length_B: Tensor, *, max_tokens: int) -> Iterator[Tensor]:
-    """Row indices in parts of at most `max_tokens` tokens, padding included; rows of like length stand together.
+    """Row indices in parts of at most `max_tokens` tokens, padding not counted; rows of like length stand together.
 
     `lengths [5 2 4], max_tokens 8 -> [1 2] [0]`. A row longer than `max_tokens` stands alone.
     """
     order = torch.argsort(length_B, stable=True)
-    for group in length_groups(length_B[order].tolist(), max_tokens=max_tokens):
-        yield order[group.start : group.stop]
+    for run in token_runs(length_B[order].tolist(), max_tokens=max_tokens):
+        yield order[run.start : run.stop]
 
 
 def _require_teacher(rollouts: Sequence[Rollout]) -> None:

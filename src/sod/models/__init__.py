@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sod.config import SamplingConfig
 from sod.types import Completion
 
-__all__ = ["Sampler", "Scorer"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["LongestSequence", "Model", "Policy", "Sampler", "Scorer"]
 
 
 class Sampler(Protocol):
@@ -62,4 +65,32 @@ class Scorer(Protocol):
 
     def release(self, trajectory_id: str) -> None:
         """Forget what was kept for a trajectory. Unknown ids are ignored."""
+        ...
+
+
+class LongestSequence(Protocol):
+    """Something with a longest sequence."""
+
+    @property
+    def max_length(self) -> int | None:
+        """In tokens, prompt and response together; None where a server does not say."""
+        ...
+
+
+class Model(Sampler, Scorer, LongestSequence, Protocol):
+    """A model whose weights stay: a teacher, or what is evaluated."""
+
+
+class Policy(Sampler, LongestSequence, Protocol):
+    """A sampler whose weights follow a module that is trained."""
+
+    async def update_weights(self, module: nn.Module) -> None:
+        """Take over the module's weights, forget what was computed with the old ones, count the version.
+
+        Raises EngineError when they did not arrive.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Nobody samples until the next weights: memory may be given back."""
         ...

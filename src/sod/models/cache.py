@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-__all__ = ["Parked", "ParkingLot", "RowCache"]
+__all__ = ["Parked", "ParkingLot", "RowCache", "common_prefix", "round_tokens"]
 
 _TOKEN_ROUND = 8  # CUDA's masked attention wants key lengths in multiples of 8; on a CPU it costs next to nothing
 
@@ -63,6 +63,14 @@ class ParkingLot:
         """Drop everything."""
         self._parked.clear()
         self._num_bytes = 0
+
+
+def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """Length of the common prefix: `(1, 2, 3), (1, 2, 4, 5) -> 2`."""
+    if second[: len(first)] == first:
+        return len(first)
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 class RowCache(Cache):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sod.errors import EngineError
-from sod.models.cache import Parked, ParkingLot, RowCache, round_tokens
+from sod.models.cache import Parked, ParkingLot, RowCache, common_prefix, round_tokens
 from sod.models.grouping import length_groups
 from sod.models.network import Network, causal_mask
 from sod.models.rows import RowState, Turn
@@ -171,7 +171,7 @@ class Decoder:
         if parked is None:
             return None
         limit = len(turn.token_ids) - 1  # the last token must be computed: its hidden state gives the first draw
-        turn.num_reused = min(_common_prefix(parked.token_ids, turn.token_ids), limit)
+        turn.num_reused = min(common_prefix(parked.token_ids, turn.token_ids), limit)
         return parked if turn.num_reused else None
 
     def _add_rows(self, turns: Sequence[Turn]) -> None:
@@ -302,11 +302,3 @@ def _padded(token_ids: Sequence[Sequence[int]], *, device: torch.device) -> Tens
     """Right-padded with 0."""
     width = max(len(ids) for ids in token_ids)
     return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids], device=device)
-
-
-def _common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Length of the common prefix: `(1, 2, 3), (1, 2, 4, 5) -> 2`."""
-    if second[: len(first)] == first:
-        return len(first)
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -1,10 +1,10 @@
-"""Which sequences share a padded forward."""
+"""Which sequences share a forward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["length_groups"]
+__all__ = ["length_groups", "token_runs"]
 
 _SPARE_TOKENS = 256  # padding that costs about as much as one more forward
 
@@ -25,3 +25,20 @@ def length_groups(lengths: Sequence[int], *, max_tokens: int) -> list[range]:
     if len(lengths) > start:
         groups.append(range(start, len(lengths)))
     return groups
+
+
+def token_runs(lengths: Sequence[int], *, max_tokens: int) -> list[range]:
+    """Cut into runs of at most `max_tokens` tokens: `[2, 2, 900, 1000], max_tokens=1000 -> [range(0, 3), range(3, 4)]`.
+
+    For packed forwards, which have no padding. A sequence longer than `max_tokens` goes alone.
+    """
+    runs: list[range] = []
+    start, total = 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and total + length > max_tokens:
+            runs.append(range(start, index))
+            start, total = index, 0
+        total += length
+    if len(lengths) > start:
+        runs.append(range(start, len(lengths)))
+    return runs

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import torch
@@ -21,23 +23,28 @@ from torch import Tensor, nn
 
 from sod.config import ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError
+from sod.models.cache import Parked
+from sod.models.checkpointing import recomputing
 from sod.models.decode import Decoder
 from sod.models.logprobs import TokenLogprobs, head_logprobs
+from sod.models.lora import full_state, is_lora
 from sod.models.network import Network
+from sod.models.packing import Packing
 from sod.models.rows import Turn
-from sod.models.scoring import Request, Scoring
+from sod.models.scoring import Request, Scored, Scoring
 from sod.models.weights import load_module, save_module
-from sod.models.worker import Worker
+from sod.models.worker import Thread, Worker
 from sod.types import Completion
 
-__all__ = ["HFModel", "TokenLogprobs", "check_context", "trainable"]
+__all__ = ["HFModel", "TokenLogprobs"]
 
 
 class HFModel:
     """Sampler, scorer and trainable model over the same weights.
 
-    `sample` and `score` are served by one background task of the running event loop, a round at a time; turns decode
-    together (continuous batching) and a trajectory's keys and values are kept between its turns. What a turn draws is
+    `sample` is served by a background task of the running event loop, a round at a time; turns decode together
+    (continuous batching) and a trajectory's keys and values are kept between its turns. `score` is served by another
+    task, whose forwards run in a thread (on a GPU: a stream) of their own beside the decoding. What a turn draws is
     decided by its seed, positions and logits. Logits of one row differ by rounding with what else is in the batch
     (about 1e-6 in float32), so a draw can differ where its number falls that close to a border.
 
@@ -51,11 +58,13 @@ class HFModel:
         max_rows: int = 256,
         tokens_per_forward: int = 16384,
         parked_bytes: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         """Wrap a transformers causal language model. Raises ModelError for an architecture that does not fit.
 
-        `parked_bytes` bounds what is kept of trajectories between turns (the oldest goes first and is computed again);
-        by default 4 GiB on a CPU, a fifth of the memory of a GPU.
+        `parked_bytes` bounds what is kept of trajectories between turns, and as much again between scores (the oldest
+        goes first and is computed again); by default 4 GiB on a CPU, a fifth of the memory of a GPU. With
+        `gradient_checkpointing`, `token_logprobs` keeps one activation a layer and computes the rest again.
         """
         self.module = module.eval()
         self._network = Network(module)
@@ -64,16 +73,25 @@ class HFModel:
         self._decoder = Decoder(
             self._network, max_rows=max_rows, tokens_per_forward=tokens_per_forward, parked_bytes=parked_bytes
         )
-        self._scoring = Scoring(self._network, tokens_per_forward=tokens_per_forward)
-        self._worker = Worker(iterate=self._iterate, fail=self._fail)
+        self._scoring = Scoring(self._network, tokens_per_forward=tokens_per_forward, parked_bytes=parked_bytes)
+        self._scoring_thread = Thread("sod-scoring")
+        self._reading = Lock()
+        self._decode_worker = Worker(iterate=self._decode, fail=self._fail_turns)
+        self._score_worker = Worker(iterate=self._score, fail=self._fail_requests)
+        self._gradient_checkpointing = gradient_checkpointing
         self._turns: dict[Turn, asyncio.Future[Completion]] = {}
         self._requests: dict[Request, asyncio.Future[tuple[float, ...]]] = {}
         self._policy_version = 0
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
+    def load(cls, config: ModelConfig, *, gradient_checkpointing: bool = False) -> Self:
         """Weights from a local directory or the hub; safetensors only. Raises ModelError with the cure."""
-        return cls(load_module(config), max_rows=config.max_rows, tokens_per_forward=config.tokens_per_forward)
+        return cls(
+            load_module(config),
+            max_rows=config.max_rows,
+            tokens_per_forward=config.tokens_per_forward,
+            gradient_checkpointing=gradient_checkpointing,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +142,7 @@ class HFModel:
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._turns[turn] = future
         self._decoder.put(turn)
-        self._worker.wake()
+        self._decode_worker.wake()
         try:
             return await future
         except asyncio.CancelledError:
@@ -136,18 +154,16 @@ class HFModel:
     def release(self, trajectory_id: str) -> None:
         """Forget the keys and values of a trajectory. Unknown ids are ignored."""
         self._decoder.release(trajectory_id)
+        self._scoring.release(trajectory_id)
 
     async def score(
-        self,
-        token_ids: Sequence[int],
-        *,
-        positions: Sequence[int],
-        temperature: float = 1.0,
-        trajectory_id: str = "",  # noqa: ARG002
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0, trajectory_id: str = ""
     ) -> tuple[float, ...]:
         """Natural log p(token_ids[i] | token_ids[:i]) for i in `positions`, logits divided by `temperature`.
 
-        `positions` ascend and are at least 1. Concurrent calls are batched. Raises EngineError when the engine fails.
+        `positions` ascend and are at least 1. Concurrent calls are batched. With a `trajectory_id`, keys and values are
+        kept until `release`, and the next request of the trajectory computes only what is new, from the token before
+        its first position on. Raises EngineError when the engine fails.
         """
         ids, wanted = tuple(token_ids), tuple(positions)
         assert temperature > 0.0, f"temperature must be above 0, got {temperature}"
@@ -157,11 +173,11 @@ class HFModel:
         assert wanted[-1] < len(ids), f"positions must be below {len(ids)}, got {wanted[-1]}"
         assert all(a < b for a, b in pairwise(wanted)), "positions must ascend"
         self._check_tokens(ids)
-        request = Request(token_ids=ids, positions=wanted, temperature=temperature)
+        request = Request(token_ids=ids, positions=wanted, temperature=temperature, trajectory_id=trajectory_id)
         future: asyncio.Future[tuple[float, ...]] = asyncio.get_running_loop().create_future()
         self._requests[request] = future
         self._scoring.put(request)
-        self._worker.wake()
+        self._score_worker.wake()
         try:
             return await future
         finally:
@@ -176,16 +192,44 @@ class HFModel:
         """
         assert not bool(mask_BT[:, 0].any()), "a mask must leave out each row's first token: nothing predicts it"
         row_N, position_N = mask_BT.nonzero(as_tuple=True)
-        hidden_BTE = self._network.hidden(token_BT[:, :-1])
+        # What comes after a row's last masked token predicts nothing that is wanted: it is not read.
+        place_T = torch.arange(token_BT.shape[1], device=token_BT.device)
+        length_B = (place_T * mask_BT).amax(1)
+        length_B[0] += (length_B.sum() == 0).long()  # a forward needs a token
+        packing = Packing.of([length for length in length_B.tolist() if length], device=token_BT.device)
+        with self._recomputing():
+            hidden_NE = self._network.hidden_packed(token_BT[place_T < length_B[:, None]], packing=packing)
+        start_B = length_B.cumsum(0) - length_B
         token_N = token_BT[row_N, position_N]
         temperature_N = torch.full(token_N.shape, temperature, device=token_N.device)
-        return head_logprobs(self._network, hidden_BTE[row_N, position_N - 1], token_N, temperature_N=temperature_N)
+        before_N = start_B[row_N] + position_N - 1
+        return head_logprobs(self._network, hidden_NE[before_N], token_N, temperature_N=temperature_N)
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        on = self._gradient_checkpointing and torch.is_grad_enabled()
+        return recomputing(self.module) if on else nullcontext()
+
+    async def update_weights(self, module: nn.Module) -> None:
+        """Take over the weights of another module of the same architecture, LoRA merged, and count it. The model's own
+        module is taken as it is: its weights have changed in place.
+
+        Call it between turns and scores; a forward of scoring that runs is waited for. Raises ModelError for another
+        architecture.
+        """
+        if module is not self.module:
+            with self._reading:
+                _copy_weights(module, self.module)
+        self.weights_changed()
+
+    async def sleep(self) -> None:
+        """Nothing to give back: keys and values went with the last trajectory."""
 
     def weights_changed(self) -> None:
         """The weights are new: count it and drop kept keys and values. Call it between turns; a turn that runs goes on
         with the old keys and values and carries the old version."""
         self._policy_version += 1
         self._decoder.forget(policy_version=self._policy_version)
+        self._scoring.forget()
 
     def save(self, directory: str | Path) -> None:
         """Write weights (safetensors) and config, replacing the directory whole, or not at all. Raises StorageError."""
@@ -208,28 +252,42 @@ class HFModel:
                 f"token ids must lie in 0..{self.vocab_size - 1}, got {got}; does the tokenizer belong to the model?"
             )
 
-    def _iterate(self) -> bool:
-        """One round of the background task: a step of decoding, a micro-batch of scoring."""
-        if self._decoder.busy:
-            for turn in self._decoder.iterate():
-                _settle(self._turns.get(turn), turn.result)
-        if self._scoring.busy:
-            for request in self._scoring.iterate():
-                _settle(self._requests.get(request), request.result)
-        return self._decoder.busy or self._scoring.busy
+    async def _decode(self) -> bool:
+        """One round of the task that decodes: a token for every row."""
+        for turn in self._decoder.iterate():
+            _settle(self._turns.get(turn), turn.result)
+        return self._decoder.busy
 
-    def _fail(self, error: BaseException) -> None:
-        """Everybody who waits gets the error, and nothing is left behind."""
+    async def _score(self) -> bool:
+        """One round of the task that scores: a forward, in its thread."""
+        batch = self._scoring.next_batch()
+        if batch:
+            scored = await self._scoring_thread.run(self._read, batch)
+            for request in self._scoring.finish(scored):
+                _settle(self._requests.get(request), request.result)
+        return self._scoring.busy
+
+    def _read(self, batch: dict[Request, Parked | None]) -> list[Scored]:
+        with self._reading:
+            return self._scoring.compute(batch)
+
+    def _fail_turns(self, error: BaseException) -> None:
         self._decoder.clear()
+        _fail(self._turns, error)
+
+    def _fail_requests(self, error: BaseException) -> None:
         self._scoring.clear()
-        futures: list[asyncio.Future[Any]] = [*self._turns.values(), *self._requests.values()]
-        for future in futures:
-            if isinstance(error, Exception):
-                _settle(future, _engine_error(error))
-            elif not future.get_loop().is_closed():
-                future.cancel()
-        self._turns.clear()
-        self._requests.clear()
+        _fail(self._requests, error)
+
+
+def _fail(futures: dict[Any, asyncio.Future[Any]], error: BaseException) -> None:
+    """Everybody who waits gets the error, and nothing is left behind."""
+    for future in futures.values():
+        if isinstance(error, Exception):
+            _settle(future, _engine_error(error))
+        elif not future.get_loop().is_closed():
+            future.cancel()
+    futures.clear()
 
 
 def _settle(future: asyncio.Future[Any] | None, result: object) -> None:
@@ -248,22 +306,23 @@ def _engine_error(error: Exception) -> EngineError:
     return failed
 
 
+@torch.no_grad()
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    assert not is_lora(target), "a module with LoRA of its own cannot take over merged weights"
+    new, own = full_state(source), full_state(target)
+    differing = [
+        name for name in {**new, **own} if name not in new or name not in own or new[name].shape != own[name].shape
+    ]
+    if differing:
+        raise ModelError(
+            f"weights must come from the same architecture, got {len(differing)} that differ in name or shape, the "
+            f"first {differing[0]}; is the trained model the one that was loaded here?"
+        )
+    for name, tensor in own.items():
+        tensor.copy_(new[name])
+
+
 def _parked_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 5
     return 4 << 30
-
-
-def trainable(config: ModelConfig) -> ModelConfig:
-    """The config of a model that is trained: "auto" is float32, since AdamW's steps vanish in bfloat16 weights."""
-    return config.model_copy(update={"dtype": "float32"}) if config.dtype == "auto" else config
-
-
-def check_context(model: HFModel, *, longest_prompt: int, max_response_tokens: int) -> None:
-    """The longest episode must fit the model's positions, in tokens. Raises ModelError."""
-    if longest_prompt + max_response_tokens > model.max_length:
-        raise ModelError(
-            f"the longest prompt + agent.max_response_tokens must be at most the model's {model.max_length} positions, "
-            f"got {longest_prompt} + {max_response_tokens}; set agent.max_response_tokens to at most "
-            f"{max(0, model.max_length - longest_prompt)}"
-        )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sod.errors import ModelError
 from sod.models.cache import RowCache
+from sod.models.packing import ATTENTION, PackedCache, Packing
 
 __all__ = ["Network"]
 
@@ -30,12 +31,13 @@ class Network:
         self.module = cast(Any, module)
         _refuse_windows(self.module.config)
         self._decoder: Any = self.module.get_decoder()
-        self._head: Any = self.module.get_output_embeddings()
-        if self._decoder is None or self._decoder is module or self._head is None:
+        self.head: Any = self.module.get_output_embeddings()
+        if self._decoder is None or self._decoder is module or self.head is None:
             raise ModelError(f"a model must have a decoder and an output head, got {type(module).__name__}")
         text_config = self.module.config.get_text_config()
         self.vocab_size = int(text_config.vocab_size)
         self.max_length = int(text_config.max_position_embeddings)
+        self._no_mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
         self._check()
 
     @property
@@ -46,11 +48,29 @@ class Network:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of hidden states."""
-        return self._head.weight.dtype  # type: ignore[no-any-return]
+        return self.head.weight.dtype  # type: ignore[no-any-return]
 
-    def hidden(self, token_BT: Tensor) -> Tensor:
-        """Hidden states (B, T, E) of right-padded sequences. Causal attention cannot see padding: no mask is needed."""
-        return self._decoder(input_ids=token_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    def hidden_packed(self, token_N: Tensor, *, packing: Packing, cache: PackedCache | None = None) -> Tensor:
+        """Hidden states (N, E) of sequences laid end to end; each sees itself and what the cache kept of it."""
+        if cache is None and token_N.device.type == "cpu" and packing.nearly_even:
+            return self._hidden_rows(token_N, packing)
+        output = self._decoder(
+            input_ids=token_N[None],
+            position_ids=packing.positions(),
+            # Our attention takes no mask; without one of four dimensions transformers would make an (N, N) one.
+            attention_mask=self._no_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            packing=packing,
+        )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _hidden_rows(self, token_N: Tensor, packing: Packing) -> Tensor:
+        """The same, one row a sequence, padded on the right: causal attention cannot see padding and needs no mask."""
+        inside_BT = packing.inside()
+        token_BT = token_N.new_zeros(inside_BT.shape).masked_scatter_(inside_BT, token_N)
+        output = self._decoder(input_ids=token_BT, use_cache=False)
+        return output.last_hidden_state[inside_BT]  # type: ignore[no-any-return]
 
     def hidden_cached(
         self, token_BT: Tensor, *, cache: RowCache, position_BT: Tensor | None = None, mask_B1TT: Tensor | None = None
@@ -67,23 +87,26 @@ class Network:
 
     def logits(self, hidden_NE: Tensor) -> Tensor:
         """(N, V) in the model's own precision."""
-        return self._head(hidden_NE)  # type: ignore[no-any-return]
+        return self.head(hidden_NE)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _check(self) -> None:
-        """Compare decoder, cache and head with the whole model on four tokens: scaled or capped logits and unusual
-        caches would make every log-prob quietly wrong."""
+        """Compare decoder, caches and head with the whole model and its own attention on four tokens: scaled or capped
+        logits and unusual caches would make every log-prob quietly wrong. From here on the attention is ours."""
         name = type(self.module).__name__
-        token_BT = torch.arange(4, device=self.device)[None] % self.vocab_size
+        token_T = torch.arange(4, device=self.device) % self.vocab_size
         try:
-            expected_TV = self.module(input_ids=token_BT, use_cache=False).logits[0].float()
-            got_TV = self.logits(self._in_two_pieces(token_BT)[0]).float()
+            expected_TV = self.module(input_ids=token_T[None], use_cache=False).logits[0].float()
+            self.module.set_attn_implementation(ATTENTION)
+            ways = [self._in_two_pieces(token_T[None])[0], *self._packed_in_two_pieces(token_T)]
+            got = [self.logits(hidden_TE).float() for hidden_TE in ways]
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ModelError(f"{name} cannot be driven with a cache of our own: {error}") from error
-        gap = float((expected_TV - got_TV).abs().max() / expected_TV.abs().max().clamp(min=1e-3))
-        if not gap <= _TOLERANCE[self.dtype]:
+        size = expected_TV.abs().max().clamp(min=1e-3)
+        gaps = [float((expected_TV - got_TV).abs().max() / size) for got_TV in got]
+        if not all(gap <= _TOLERANCE[self.dtype] for gap in gaps):
             raise ModelError(
-                f"decoder and head must add up to the model, but logits of {name} differ by {gap:.2g} of "
+                f"decoder and head must add up to the model, but logits of {name} differ by {max(gaps):.2g} of "
                 " their size (or are not finite); models with scaled logits or unusual attention are not supported"
             )
 
@@ -101,6 +124,17 @@ class Network:
             mask_B1TT=causal_mask(start_R, num_tokens=2, length=8, dtype=self.dtype),
         )
         return torch.cat([first, second], dim=1)
+
+    def _packed_in_two_pieces(self, token_T: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens whole, and beside them cut in two."""
+        packing = Packing.of([4, 2], device=self.device)
+        cache = PackedCache(packing, kept=[None, None], wanted=[False, True])
+        hidden_NE = self.hidden_packed(torch.cat([token_T, token_T[:2]]), packing=packing, cache=cache)
+        kept = cache.parked(1, tuple(token_T[:2].tolist()))
+        packing = Packing.of([2], num_kept=[2], device=self.device)
+        cache = PackedCache(packing, kept=[kept], wanted=[False])
+        last_NE = self.hidden_packed(token_T[2:], packing=packing, cache=cache)
+        return hidden_NE[:4], torch.cat([hidden_NE[4:], last_NE])
 
 
 def causal_mask(start_R: Tensor, *, num_tokens: int, length: int, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,6 @@
-"""Requests for log-probs, taken together: sorted by length, padded little, one micro-batch a round.
+"""Requests for log-probs, taken together: packed, so many tokens a forward, reusing what was kept of a trajectory.
+
+Everything but `compute` belongs to one thread; `compute`, which touches no queue, may run in another.
 
 Shapes: B request, T token, E hidden width, N packed token.
 """
@@ -6,16 +8,21 @@ Shapes: B request, T token, E hidden width, N packed token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
+from torch import Tensor
 
 from sod.errors import EngineError
-from sod.models.grouping import length_groups
+from sod.models.cache import Parked, ParkingLot, common_prefix
+from sod.models.grouping import token_runs
 from sod.models.logprobs import head_logprobs
 from sod.models.network import Network
+from sod.models.packing import PackedCache, Packing
 
-__all__ = ["Request", "Scoring"]
+__all__ = ["Request", "Scored", "Scoring"]
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -25,73 +32,174 @@ class Request:
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
     temperature: float
+    trajectory_id: str = ""
+    """Keys and values are kept under it; with "" nothing is."""
     dropped: bool = False
+    """Nobody waits for it any more."""
+    num_reused: int = 0
+    """Tokens whose keys and values were kept."""
     result: tuple[float, ...] | EngineError | None = None
 
     @property
-    def num_inputs(self) -> int:
-        """Tokens the model must read: those before the last position."""
-        return self.positions[-1]
+    def num_new(self) -> int:
+        """Tokens the model must read: those before the last position that are not reused."""
+        return self.positions[-1] - self.num_reused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What one request gave: its log-probs, and what is to be kept of its trajectory."""
+
+    logprobs: tuple[float, ...]
+    parked: Parked | None
 
 
 class Scoring:
-    """The queue of requests."""
+    """The queue of requests, and what is kept of trajectories that will come again."""
 
-    def __init__(self, network: Network, *, tokens_per_forward: int) -> None:
+    def __init__(self, network: Network, *, tokens_per_forward: int, parked_bytes: int) -> None:
         self._network = network
         self._tokens_per_forward = tokens_per_forward
+        self._parked = ParkingLot(max_bytes=parked_bytes)
+        self._kept: dict[Request, Parked] = {}
         self._arrived: list[Request] = []
         self._batches: list[list[Request]] = []
+        self._running: list[Request] = []
+        self._stream: torch.cuda.Stream | None = None
+        if network.device.type == "cuda":
+            self._stream = torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
+        self.num_computed = 0
+        """Tokens read by the model: what reuse saves shows here."""
 
     @property
     def busy(self) -> bool:
         """Whether a request waits."""
         return bool(self._arrived or self._batches)
 
+    @property
+    def num_parked(self) -> int:
+        """Trajectories whose keys and values are kept."""
+        return len(self._parked)
+
     def put(self, request: Request) -> None:
         """Queue a request."""
         self._arrived.append(request)
 
+    def release(self, trajectory_id: str) -> None:
+        """Forget a trajectory; nothing is kept of its requests that are under way."""
+        self._parked.take(trajectory_id)
+        for request in self._waiting() + self._running:
+            if request.trajectory_id == trajectory_id:
+                request.trajectory_id = ""
+
+    def forget(self) -> None:
+        """Drop all that is kept: the weights it came from are gone. What runs goes on, and is not kept."""
+        self._arrived, self._batches = self._waiting(), []
+        for request in self._arrived:
+            request.num_reused = 0
+        for request in self._running:
+            request.trajectory_id = ""
+        self._kept.clear()
+        self._parked.clear()
+
     def clear(self) -> list[Request]:
         """Drop everything, after a failure; returns the requests that were not answered."""
-        requests = [*self._arrived, *(request for batch in self._batches for request in batch)]
-        self._arrived, self._batches = [], []
+        requests = [*self._running, *self._waiting()]
+        self._running, self._arrived, self._batches = [], [], []
+        self._kept.clear()
+        self._parked.clear()
         return requests
 
-    def iterate(self) -> list[Request]:
-        """One micro-batch. Returns the requests that were answered."""
+    def _waiting(self) -> list[Request]:
+        return [*self._arrived, *(request for batch in self._batches for request in batch)]
+
+    def next_batch(self) -> dict[Request, Parked | None]:
+        """Requests for one `compute`, with what was kept of them; empty when nobody waits. Then comes `finish`."""
         if not self._batches:
             self._batch_arrived()
-        if not self._batches:
-            return []
-        batch = self._batches[-1]
-        for request, values in zip(batch, self._score(batch), strict=True):
-            request.result = values
-        self._batches.pop()  # after the forward: if it fails, clear() still finds the requests
-        return batch
+        self._running = [request for request in self._batches.pop() if not request.dropped] if self._batches else []
+        return {request: self._kept.pop(request, None) for request in self._running}
+
+    def finish(self, scored: Sequence[Scored]) -> list[Request]:
+        """Take what `compute` returned. Returns the requests that were answered."""
+        answered, self._running = self._running, []
+        for request, one in zip(answered, scored, strict=True):
+            request.result = one.logprobs
+            self.num_computed += request.num_new
+            if one.parked is not None and request.trajectory_id:
+                self._parked.put(request.trajectory_id, one.parked)
+        return answered
 
     def _batch_arrived(self) -> None:
-        requests = sorted((r for r in self._arrived if not r.dropped), key=lambda request: request.num_inputs)
+        requests = [request for request in self._arrived if not request.dropped]
         self._arrived = []
-        groups = length_groups([request.num_inputs for request in requests], max_tokens=self._tokens_per_forward)
-        self._batches = [[requests[index] for index in group] for group in groups]
+        for request in requests:
+            self._reuse(request)
+        requests.sort(key=lambda request: (request.num_reused, request.num_new))  # runs of one length are quickest
+        # Keys and values of what was kept are copied together: they count against the limit like tokens.
+        lengths = [request.num_reused + request.num_new for request in requests]
+        runs = token_runs(lengths, max_tokens=self._tokens_per_forward)
+        self._batches = [[requests[index] for index in run] for run in runs]
+
+    def _reuse(self, request: Request) -> None:
+        """Find what was kept of the request's trajectory, and how much of it holds."""
+        parked = self._parked.take(request.trajectory_id)
+        if parked is None:
+            return
+        limit = request.positions[0] - 1  # this token's hidden state gives the first log-prob
+        request.num_reused = min(common_prefix(parked.token_ids, request.token_ids), limit)
+        if request.num_reused:
+            self._kept[request] = parked
+
+    # --- what may run in another thread -------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _score(self, batch: Sequence[Request]) -> list[tuple[float, ...]]:
-        device = self._network.device
-        width = batch[-1].num_inputs
-        rows = [[*r.token_ids[: r.num_inputs], *[0] * (width - r.num_inputs)] for r in batch]
-        hidden_BTE = self._network.hidden(torch.tensor(rows, device=device))
+    def compute(self, batch: dict[Request, Parked | None]) -> list[Scored]:
+        """One forward."""
+        with self._on_stream():
+            packing = Packing.of(
+                [request.num_new for request in batch],
+                num_kept=[request.num_reused for request in batch],
+                device=self._network.device,
+            )
+            wanted = [bool(request.trajectory_id) for request in batch]
+            kept = list(batch.values())
+            cache = PackedCache(packing, kept=kept, wanted=wanted) if any(wanted) or any(kept) else None
+            values = iter(self._logprobs(list(batch), packing, cache))
+            return [
+                Scored(
+                    logprobs=tuple(next(values) for _ in request.positions),
+                    parked=cache.parked(index, request.token_ids[: request.positions[-1]])
+                    if cache is not None and wanted[index]
+                    else None,
+                )
+                for index, request in enumerate(batch)
+            ]
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """On a GPU a stream of its own, so that forwards of others go on meanwhile; the weights must be there first."""
+        if self._stream is None:
+            return nullcontext()
+        self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
+        return torch.cuda.stream(self._stream)
+
+    def _logprobs(self, batch: Sequence[Request], packing: Packing, cache: PackedCache | None) -> list[float]:
+        """Log-probs of all wanted tokens, request by request."""
+        new_ids = [token for r in batch for token in r.token_ids[r.num_reused : r.positions[-1]]]
+        hidden_NE = self._network.hidden_packed(self._tensor(new_ids), packing=packing, cache=cache)
         # Token i is predicted by the hidden state before it.
-        index = [row * width + position - 1 for row, request in enumerate(batch) for position in request.positions]
-        token_ids = [request.token_ids[position] for request in batch for position in request.positions]
-        temperatures = [request.temperature for request in batch for _ in request.positions]
+        starts = accumulate((r.num_new for r in batch), initial=0)
+        offsets = [start - r.num_reused - 1 for start, r in zip(starts, batch, strict=False)]
+        index = [offset + position for offset, r in zip(offsets, batch, strict=True) for position in r.positions]
         scored = head_logprobs(
             self._network,
-            hidden_BTE.flatten(0, 1)[torch.tensor(index, device=device)],
-            torch.tensor(token_ids, device=device),
-            temperature_N=torch.tensor(temperatures, device=device),
+            hidden_NE[self._tensor(index)],
+            self._tensor([r.token_ids[position] for r in batch for position in r.positions]),
+            temperature_N=self._tensor([r.temperature for r in batch for _ in r.positions]),
             entropy=False,
         )
-        values = iter(scored.logprobs_N.tolist())
-        return [tuple(next(values) for _ in request.positions) for request in batch]
+        values: list[float] = scored.logprobs_N.tolist()
+        return values
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=self._network.device)
