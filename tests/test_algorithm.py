@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from sod.algorithm import (
     distilled_advantages,
     group_advantages,
+    importance_weights,
     number_steps,
     policy_loss,
     spread,
@@ -198,3 +201,51 @@ def test_unknown_reduction_is_refused() -> None:
     ones = torch.ones(1, 1)
     with pytest.raises(ValueError, match="token-mean"):
         policy_loss(ones, ones, ones, ones, reduction="mean")
+
+
+# ---- importance weights
+
+
+def importance_by_loop(
+    student: torch.Tensor, rollout: torch.Tensor, mask: torch.Tensor, level: str, cap: float, mask_above: bool
+) -> torch.Tensor:
+    """Token by token, as one would say it."""
+    weight = torch.zeros_like(student)
+    for row in range(len(student)):
+        places = mask[row].nonzero()[:, 0].tolist()
+        ratios = {place: float(student[row, place] - rollout[row, place]) for place in places}
+        for place in places:
+            log_ratio = ratios[place] if level == "token" else sum(ratios.values())
+            value = math.exp(max(-20.0, min(20.0, log_ratio)))
+            weight[row, place] = value if value <= cap else 0.0 if mask_above else cap
+    return weight
+
+
+@pytest.mark.parametrize("mask_above", [False, True])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_importance_weights_against_a_loop(level: Literal["token", "sequence"], mask_above: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    student, rollout = -0.5 * torch.rand(2, 5, 9, generator=generator, dtype=torch.float64)
+    rollout[0] -= 0.4  # its weights lie above the cap
+    mask = torch.rand(5, 9, generator=generator) < 0.6
+    mask[2] = False
+    settings = {"level": level, "cap": 1.2, "mask_above": mask_above}
+    expected = importance_by_loop(student, rollout, mask, **settings)
+    weight = importance_weights(student, rollout, mask, **settings)
+    assert torch.allclose(weight, expected, atol=1e-12)
+    assert (expected > 1.0).any(), "the case must have weights on both sides of 1"
+    assert ((expected == 0.0) & mask).any() == mask_above
+    row_N = mask.nonzero()[:, 0]
+    packed = importance_weights(
+        student[mask], rollout[mask], torch.ones_like(student[mask], dtype=torch.bool), trajectory_N=row_N, **settings
+    )
+    assert torch.allclose(packed, expected[mask], atol=1e-12)
+
+
+def test_importance_scales_the_gradient_of_its_token() -> None:
+    logprobs = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True)
+    before = logprobs.detach().clone()
+    importance = torch.tensor([[0.5, 1.0, 2.0]])
+    policy_loss(logprobs, before, torch.ones(1, 3), torch.ones(1, 3), importance_BT=importance).loss.backward()
+    assert logprobs.grad is not None
+    assert torch.allclose(logprobs.grad, -importance / 3)

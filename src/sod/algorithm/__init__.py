@@ -12,6 +12,7 @@ Torch and the standard library only; no config, no I/O, so that any trainer can 
 """
 
 from sod.algorithm.advantages import distilled_advantages, group_advantages
+from sod.algorithm.importance import importance_weights
 from sod.algorithm.losses import LossResult, policy_loss
 from sod.algorithm.steps import number_steps, spread, step_divergence
 from sod.algorithm.weights import step_weights
@@ -20,6 +21,7 @@ __all__ = [
     "LossResult",
     "distilled_advantages",
     "group_advantages",
+    "importance_weights",
     "number_steps",
     "policy_loss",
     "spread",

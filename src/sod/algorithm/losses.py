@@ -36,6 +36,7 @@ def policy_loss(
     reduction: Literal["token-mean", "sequence-mean"] = "token-mean",
     denominator: float | Tensor | None = None,
     trajectory_N: Tensor | None = None,
+    importance_BT: Tensor | None = None,
 ) -> LossResult:
     """PPO's clipped loss with a higher upper clip and a dual clip.
 
@@ -51,6 +52,7 @@ def policy_loss(
         denominator: what the sum is divided by: tokens or trajectories of the *whole* optimizer step, when this call
             sees a part of it. Counted from the mask when not given.
         trajectory_N: for packed tokens under "sequence-mean".
+        importance_BT: factor of each token's loss (`importance_weights`); none is 1.
     """
     mask = mask_BT.bool()
     log_ratio = torch.where(mask, logprobs_BT - rollout_logprobs_BT, 0.0)
@@ -64,6 +66,8 @@ def policy_loss(
         ceiling = -advantage * clip_dual
         met_dual = (advantage < 0.0) & (clipped > ceiling)
         loss = torch.where(advantage < 0.0, torch.minimum(clipped, ceiling), clipped)
+    if importance_BT is not None:
+        loss = loss * importance_BT
     weight = _token_weights(mask, reduction, denominator, trajectory_N)
     return LossResult(
         loss=(loss * weight).sum(),
