@@ -20,7 +20,7 @@ from sod import cli
 from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, SodError, StorageError
 
 HOSTILE = ["[/]", "[bold", "[/bold]", "x[red]y", "[link=file:///]z", "\\", "a\\[b]", ":bug:", "\x1b[31m", "é汉😀", "\n"]
-COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor", "sandbox")
+COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor", "memory", "sandbox")
 
 runner = CliRunner()
 

@@ -75,6 +75,77 @@ def test_a_teacher_that_fails_says_so(stage: Callable[..., Stage]) -> None:
         asyncio.run(teacher.logprobs(trajectory))
 
 
+def by_place(_token_ids: Sequence[int], places: Sequence[int]) -> list[float]:
+    return [-place / 100 for place in places]
+
+
+def _by_step(stage: Stage, scorer: ScriptedScorer) -> Any:
+    """One update of one trajectory, its steps scored while its tools run."""
+    teacher = Teacher(scorer=scorer, vocabulary_size=640, by_step=True)
+    return asyncio.run(stage.collector(teacher=teacher, samples=1).collect(1))
+
+
+def test_scoring_by_step_gives_what_scoring_the_whole_gives(stage: Callable[..., Stage]) -> None:
+    scorer = ScriptedScorer(by_place)
+    rollout = _by_step(stage([asking(), asking("1+1"), ANSWER], ["42", "2"]), scorer).rollouts[0]
+    assert rollout.teacher_logprobs == tuple(-place / 100 for place in rollout.trajectory.sampled_positions)
+    assert [len(call.positions) for call in scorer.calls] == [rollout.trajectory.step.count(step) for step in (0, 1, 2)]
+    assert {call.trajectory_id for call in scorer.calls} == {"1/0/p/0"} == set(scorer.released)
+
+
+def test_a_step_is_scored_while_its_tool_runs(stage: Callable[..., Stage]) -> None:
+    scorer, seen = ScriptedScorer(by_place, latency_s=0.02), []
+
+    def tool(_code: str) -> str:
+        seen.append(len(scorer.calls))
+        return "42"
+
+    on_stage = stage([asking(), asking("1+1"), ANSWER], tool)
+    run = on_stage.sandbox.run
+
+    async def later(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return await run(*args, **kwargs)
+
+    on_stage.sandbox.run = later
+    _by_step(on_stage, scorer)
+    assert seen == [1, 2], "when a tool ends, its step must have been asked for"
+
+
+def test_steps_of_a_trajectory_are_scored_one_after_the_other(stage: Callable[..., Stage]) -> None:
+    """A later step continues the keys and values of the one before: asked for together, it would find none."""
+    running, most = 0, 0
+
+    class Counting(ScriptedScorer):
+        async def score(self, *args: Any, **kwargs: Any) -> tuple[float, ...]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                return await super().score(*args, **kwargs)
+            finally:
+                running -= 1
+
+    scorer = Counting(by_place, latency_s=0.05)
+    _by_step(stage([asking(), asking("1+1"), ANSWER], ["42", "2"]), scorer)
+    assert (len(scorer.calls), most) == (3, 1)
+
+
+def test_a_teacher_that_fails_at_a_step_loses_the_trajectory(stage: Callable[..., Stage]) -> None:
+    scorer = ScriptedScorer(lambda ids, places: [math.nan] if len(scorer.calls) == 2 else by_place(ids, places))
+    harvest = _by_step(stage([asking(), ANSWER], ["42"]), scorer)
+    assert (len(harvest.rollouts), len(harvest.lost)) == (0, 1)
+    assert "must return" in harvest.lost[0].detail
+    assert scorer.released == ["1/0/p/0"]
+
+
+def test_a_lost_trajectory_leaves_nothing_at_the_teacher(stage: Callable[..., Stage]) -> None:
+    scorer = ScriptedScorer(by_place, latency_s=3.0)
+    harvest = _by_step(stage({"1/0/p/0": [asking()]}, ["42"]), scorer)  # the script ends: an engine that fails
+    assert len(harvest.lost) == 1
+    assert scorer.released == ["1/0/p/0"]
+
+
 def test_a_copy_of_the_tokenizer_speaks_the_same_language(tokenizer: Any) -> None:
     check_same_language(tokenizer, copy.deepcopy(tokenizer))
 

@@ -241,6 +241,78 @@ def test_grpo_needs_no_teacher(world: World, tmp_path: Path) -> None:
     assert "divergence" not in records(config, "trajectories")[0]
 
 
+# How it is computed --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update": {"teacher_scoring": "step"}},
+        {"update": {"gradient_checkpointing": True}},
+        {"update": {"student_logprobs": "recompute"}, "objective": {"importance": "token"}},
+        {"update": {"student_logprobs": "recompute"}, "objective": {"importance": "sequence", "importance_mask": True}},
+        {"update": {"tokens_per_microbatch": 64}},
+    ],
+    ids=["by-step", "checkpointing", "importance", "sequence-importance", "small-micro-batches"],
+)
+def test_what_changes_the_way_but_not_the_numbers(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """In one process the sampler is the trained model, so importance weights are 1."""
+    plain, other = world.config(tmp_path / "plain"), world.config(tmp_path / "other", **_merged(changes))
+    run(plain)
+    run(other)
+    assert same_metrics(records(other, "metrics"), records(plain, "metrics"))
+
+
+def _merged(changes: dict[str, Any]) -> dict[str, Any]:
+    """World.config replaces a section's keys, so those of `update` must be named with the rest."""
+    plain = {"num_updates": 2, "prompts": 2, "samples": 3, "optimizer_steps": 2, "save_every": 0}
+    return {**changes, "update": {**plain, **changes.get("update", {})}}
+
+
+def test_sampling_ahead_is_one_update_behind(world: World, tmp_path: Path) -> None:
+    update = {"num_updates": 4, "staleness": 1, "student_logprobs": "recompute"}
+    config = world.config(
+        tmp_path / "run",
+        update=_merged({"update": update})["update"],
+        objective={"importance": "token"},
+        optimizer={"lr": 1e-3},
+    )
+    run(config)
+    lines = records(config, "metrics")
+    assert [line["staleness"] for line in lines] == [0.0, 1.0, 1.0, 1.0]
+    assert lines[0]["rollout_gap"] < 1e-5
+    assert all(line["rollout_gap"] > 1e-4 and line["importance_min"] < 1.0 for line in lines[1:])
+    versions = [line["policy_version"] for line in records(config, "trajectories")]
+    assert sorted(set(versions)) == [0, 1, 2], "updates 1 and 2 are sampled by the first weights"
+
+
+def test_a_run_that_samples_ahead_can_be_stopped_and_goes_on(world: World, tmp_path: Path) -> None:
+    update = _merged({"update": {"num_updates": 4, "staleness": 1}})["update"]
+    config = world.config(tmp_path / "run", update=update)
+    with pytest.raises(asyncio.CancelledError):
+        train(config, listener=stop_by("update", 2, cancel))
+    run(config)
+    assert [line["update"] for line in records(config, "metrics")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lora": {"rank": 4}}, {"student": {"dtype": "bfloat16"}}], ids=["lora", "bfloat16"]
+)
+def test_other_precisions_and_lora_go_on_exactly(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
+    if "student" in changes:
+        changes = {"student": {"path": str(world.student), **changes["student"]}, "guards": {"teacher_self_gap": 0.0}}
+    configs = [world.config(tmp_path / name, **changes) for name in ("whole", "stopped")]
+    run(configs[0])
+    with pytest.raises(asyncio.CancelledError):
+        train(configs[1], listener=stop_by("update", 1, cancel))
+    run(configs[1])
+    assert same_metrics(records(configs[1], "metrics"), records(configs[0], "metrics"))
+    ours, theirs, start = weights(configs[1], 2), weights(configs[0], 2), load_file(world.student / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert set(theirs) == set(start), "a checkpoint is a plain model"
+    assert any(not torch.equal(theirs[name].float(), start[name].float()) for name in theirs)
+
+
 # Stopped and continued -----------------------------------------------------------------------------------------------
 
 
@@ -386,7 +458,7 @@ def test_a_teacher_that_says_one_number_is_refused(
 ) -> None:
     """With and without the check at the start."""
     asleep = Teacher(scorer=ScriptedScorer(-2.5), vocabulary_size=640)
-    monkeypatch.setattr("sod.train._teacher", lambda _model, _config: asleep)
+    monkeypatch.setattr("sod.train._teacher", lambda *_: asleep)
     config = world.config(tmp_path / "run", guards={"teacher_self_gap": self_gap})
     with pytest.raises(SignalError, match=r"must differ between tokens, got the same, -2\.5000"):
         run(config)
@@ -397,7 +469,7 @@ def test_a_teacher_whose_engine_disagrees_with_itself_is_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy = Teacher(scorer=ScriptedScorer(lambda _, places: [-0.01 * p for p in places]), vocabulary_size=640)
-    monkeypatch.setattr("sod.train._teacher", lambda _model, _config: noisy)
+    monkeypatch.setattr("sod.train._teacher", lambda *_: noisy)
     with pytest.raises(SignalError, match=r"log-probs of its own samples must agree .* within 0.05 nats"):
         run(world.config(tmp_path / "run"))
 

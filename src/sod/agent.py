@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sod.chat import Chat, Reading, Tokenizer
 from sod.config import AgentConfig, SamplingConfig, ToolConfig
@@ -28,6 +28,9 @@ from sod.types import (
 )
 
 Result = TypeVar("Result")
+
+OnStep: TypeAlias = Callable[[Sequence[int], Sequence[int]], None]
+"""(all tokens so far, positions of the step that was just sampled): told before the step's tools run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +55,23 @@ class Agent:
             )
         return token_ids
 
-    async def run(self, problem: Problem, *, sample: int = 0, seed: int = 0, key: str = "") -> Trajectory:
+    async def run(
+        self,
+        problem: Problem,
+        *,
+        sample: int = 0,
+        seed: int = 0,
+        key: str = "",
+        on_step: OnStep = lambda _token_ids, _positions: None,
+    ) -> Trajectory:
         """Play one episode.
 
         `sample` numbers the sibling, `seed` decides its draws, `key` makes the trajectory's id unique when the same
-        sibling is played again (another update). Failures of engine or sandbox end the episode with
-        StopReason.INFRASTRUCTURE and what was sampled so far; everything else is the student's doing.
+        sibling is played again (another update), `on_step` hears of each step before its tools run. Failures of engine
+        or sandbox end the episode with StopReason.INFRASTRUCTURE and what was sampled so far; everything else is the
+        student's doing.
         """
-        episode = _Episode(agent=self, seed=seed, trajectory_id=f"{key}/{problem.id}/{sample}")
+        episode = _Episode(agent=self, seed=seed, trajectory_id=f"{key}/{problem.id}/{sample}", on_step=on_step)
         episode.see(self.prompt(problem))
         num_prompt_tokens = len(episode.token_ids)
         detail = ""
@@ -90,6 +102,7 @@ class _Episode:
     agent: Agent
     seed: int
     trajectory_id: str
+    on_step: OnStep
     token_ids: list[int] = field(default_factory=list)
     step: list[int] = field(default_factory=list)
     rollout_logprobs: list[float] = field(default_factory=list)
@@ -193,6 +206,7 @@ class _Episode:
         self.step += [len(self.turns)] * len(completion.token_ids)
         self.rollout_logprobs += completion.logprobs
         self.num_response_tokens += len(completion.token_ids)
+        self.on_step(self.token_ids, range(len(self.token_ids) - len(completion.token_ids), len(self.token_ids)))
 
 
 def _raise_infrastructure(results: Sequence[ToolResult]) -> None:

@@ -13,7 +13,7 @@ from sod.config import EvalConfig, dump
 from sod.data import load_problems
 from sod.errors import InfrastructureError
 from sod.evaluate import Evaluation, Sample, evaluate, summary
-from sod.models.hf import HFModel, check_context
+from sod.models.engine import check_context, open_model
 from sod.records import score_of, trajectory_of, trajectory_record
 from sod.rewards.math import MathReward
 from sod.runs import RunDirectory, read_json, read_trajectories
@@ -51,8 +51,10 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
     total = len(problems) * config.samples
     counter = _Counter(run=run, listener=listener, total=total, done=len(done))
     tokenizer = load_tokenizer(config.model.path)
-    model = HFModel.load(config.model)
-    async with make_sandbox(config.sandbox) as sandbox:
+    async with (
+        open_model(config.model, sampling=config.sampling, scores=False) as model,
+        make_sandbox(config.sandbox) as sandbox,
+    ):
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
         agent = make_agent(
@@ -65,7 +67,12 @@ async def _evaluate(config: EvalConfig, run: RunDirectory, problems: list[Proble
         )
         # What does not fit is found now, not after hours.
         longest = max(len(agent.prompt(problem)) for problem in problems)
-        check_context(model, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
+        check_context(
+            model,
+            longest_prompt=longest,
+            max_response_tokens=config.agent.max_response_tokens,
+            name=config.model.path,
+        )
         return await evaluate(
             agent,
             problems,

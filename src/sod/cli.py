@@ -202,6 +202,28 @@ def doctor(
         sys.exit(1)
 
 
+@app.command()
+def memory(config: ConfigFile, overrides: Overrides = None) -> None:
+    """What memory the training run of RUN.toml takes, beside what is here; exit code 1 when it does not fit."""
+    from sod.config import TrainConfig, load
+
+    settings = load(TrainConfig, config, overrides=overrides or ())
+    _quiet()
+    from sod.memory import advise, estimate, judge, table
+
+    needed = estimate(settings)
+    console.print(table(needed))
+    verdicts = judge(needed)
+    for verdict in verdicts:
+        _say(str(verdict))
+        if verdict.state != "fits":
+            certain = verdict.state == "does not fit"
+            for advice in advise(settings, verdict.device, certain=certain):
+                _say(f"  {advice}")
+    if any(verdict.state == "does not fit" for verdict in verdicts):
+        sys.exit(1)
+
+
 @sandbox_app.command("check")
 def sandbox_check() -> None:
     """Try both levels: what confines code on this machine, and what it could do in spite of it."""
@@ -328,6 +350,7 @@ _LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
     "step": _step_line,
     "evaluation": _evaluation_line,
     "alarm": _alarm_line,
+    "warning": lambda values: f"Warning: {values['message']}",
     "sandbox": lambda values: sandbox_line(values["layers"]),
     "finished": lambda values: f"{values['run']} is finished already; give another `run` to start anew.",
     "resumed": lambda values: f"Continuing after update {values['update']}.",

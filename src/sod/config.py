@@ -128,7 +128,8 @@ class ModelConfig(Section):
     device: str = "auto"
     """"auto" takes a GPU when there is one; or "cpu", "cuda", "cuda:1"."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the weights; "auto" is bfloat16 on a GPU, float32 on a CPU and for a model that is trained."""
+    """Precision of the weights; "auto" is bfloat16 on a GPU, float32 on a CPU. What is trained in bfloat16 has float32
+    master weights in its optimizer."""
     max_rows: Count = 256
     """Trajectories that decode together, at most."""
     tokens_per_forward: Count = 16384
@@ -269,8 +270,8 @@ class ObjectiveConfig(Section):
     reduction: Literal["token-mean", "sequence-mean"] = "token-mean"
     """Mean over all student tokens of an optimizer step, or over trajectories of their token means."""
     importance: Literal["off", "token", "sequence"] = "off"
-    """Weigh the loss by p_before / p_rollout, the training model's log-probs before the update against the sampler's:
-    by token, or by trajectory with the geometric mean over its tokens."""
+    """Weigh the loss by p_before / p_rollout, the training model before the update against the sampler: by token, or by
+    trajectory with the product over its tokens."""
     importance_cap: Annotated[float, Field(ge=1.0)] = 2.0
     """Importance weights are cut at this size."""
     importance_mask: bool = False
@@ -422,10 +423,19 @@ class TrainConfig(Section):
             )
         return self
 
+    @property
+    def _cuts(self) -> bool:
+        return self.sampling.top_p < 1.0 or self.sampling.top_k > 0
+
     def _check_engines(self) -> None:
         if self.student.engine == "server":
             raise ValueError(
                 'student.engine must be "hf" or "vllm", got "server": the weights of a server cannot be trained'
+            )
+        if self.student.engine == "vllm" and self.sampling.temperature != 1.0 and self._cuts:
+            raise ValueError(
+                "vLLM gives log-probs after top-p / top-k cuts unless the temperature is 1, got sampling.temperature = "
+                f"{self.sampling.temperature:g} with a cut; set top_p = 1 and top_k = 0, or temperature = 1"
             )
         if self.teacher and self.teacher.engine != "hf" and self.sampling.temperature != 1.0:
             raise ValueError(

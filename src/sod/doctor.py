@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from sod.config import ToolConfig
 from sod.errors import SodError
+from sod.memory import available
 from sod.sandbox import ExecutionResult, LocalSandbox
 from sod.sandbox.refusal import cures
 
@@ -279,25 +280,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _available_memory() -> int | None:
-    """Bytes that this process could still take: the machine's, or less where the container has a limit."""
-    candidates = [_meminfo_available(), _cgroup_available()]
-    return min((value for value in candidates if value is not None), default=None)
-
-
-def _meminfo_available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _cgroup_available() -> int | None:
-    try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # no such cgroup, or "max"
-        return None
+    return available("cpu")
 
 
 # ---- surroundings

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sod.algorithm import distilled_advantages, group_advantages, policy_loss, step_divergence, step_weights
+from sod.algorithm import (
+    distilled_advantages,
+    group_advantages,
+    importance_weights,
+    policy_loss,
+    step_divergence,
+    step_weights,
+)
 from sod.batch import Batch, microbatches
 from sod.config import TrainConfig
 from sod.errors import SignalError
@@ -30,6 +37,8 @@ class Credit:
     divergence_BK: Tensor
     weight_BK: Tensor
     advantage_BT: Tensor
+    importance_BT: Tensor
+    """Factor of each token's loss; 1 throughout when `objective.importance` is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +80,20 @@ class Learner:
             divergence_BK=divergence_BK,
             weight_BK=weight_BK,
             advantage_BT=advantage_BT,
+            importance_BT=self._importance(batch, student_logprobs_BT),
+        )
+
+    def _importance(self, batch: Batch, student_logprobs_BT: Tensor) -> Tensor:
+        objective = self.config.objective
+        if objective.importance == "off":
+            return batch.mask_BT.float()
+        return importance_weights(
+            student_logprobs_BT,
+            batch.rollout_logprobs_BT,
+            batch.mask_BT,
+            level=objective.importance,
+            cap=objective.importance_cap,
+            mask_above=objective.importance_mask,
         )
 
     def learn(self, batch: Batch, credit: Credit, *, seed: int) -> dict[str, float]:
@@ -125,6 +148,7 @@ class Learner:
             reduction=objective.reduction,
             denominator=denominator,
             trajectory_N=mask_BT.nonzero()[:, 0].to(device),
+            importance_BT=credit.importance_BT[rows, :width][mask_BT].to(device),
         )
         loss.loss.backward()  # type: ignore[no-untyped-call]
         return {key: float(value.detach()) for key, value in loss._asdict().items()}

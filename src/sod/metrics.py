@@ -86,6 +86,20 @@ def tool_seconds(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
+def sampler_metrics(
+    batch: Batch, ages: Sequence[int], *, student_logprobs_BT: Tensor, importance_BT: Tensor
+) -> dict[str, float]:
+    """How far what sampled is from what is trained. `ages` counts, by trajectory, the updates its weights were old."""
+    mask_BT = batch.mask_BT
+    importance = importance_BT[mask_BT]
+    return {
+        "staleness": sum(ages) / len(ages),
+        "rollout_gap": float((student_logprobs_BT - batch.rollout_logprobs_BT)[mask_BT].abs().mean()),
+        "importance": float(importance.mean()),
+        "importance_min": float(importance.min()),
+    }
+
+
 def signal_metrics(
     batch: Batch,
     *,

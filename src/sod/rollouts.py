@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from sod.agent import Agent, draw_seed, run_all
@@ -12,7 +13,7 @@ from sod.batch import Rollout
 from sod.config import UpdateConfig
 from sod.errors import InfrastructureError
 from sod.rewards import Reward, grade
-from sod.teachers import Teacher
+from sod.teachers import Supervision, Teacher
 from sod.types import Problem, StopReason, Trajectory
 
 
@@ -61,18 +62,30 @@ class Collector:
     async def _roll_out(
         self, problem: Problem, *, update: int, group: int, sample: int, gate: asyncio.Semaphore
     ) -> Rollout | Trajectory:
-        async with gate:
-            seed = draw_seed("rollout", self.seed, update, group, problem.id, sample)
-            trajectory = await self.agent.run(problem, sample=sample, seed=seed, key=f"{update}/{group}")
-        if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
-            return trajectory
-        try:
-            score, teacher_logprobs = await asyncio.gather(
-                grade(self.rewards, problem, trajectory), self._teacher_logprobs(trajectory)
-            )
-        except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
-            return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
+        seed = draw_seed("rollout", self.seed, update, group, problem.id, sample)
+        key = f"{update}/{group}"
+        async with _follow(self.teacher, f"{key}/{problem.id}/{sample}") as supervision:
+            on_step = supervision.see if supervision else _nobody_watches
+            async with gate:
+                trajectory = await self.agent.run(problem, sample=sample, seed=seed, key=key, on_step=on_step)
+            if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
+                return trajectory
+            try:
+                score, teacher_logprobs = await asyncio.gather(
+                    grade(self.rewards, problem, trajectory), _logprobs(supervision, trajectory)
+                )
+            except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
+                return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
         return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
 
-    async def _teacher_logprobs(self, trajectory: Trajectory) -> tuple[float, ...] | None:
-        return None if self.teacher is None else await self.teacher.logprobs(trajectory)
+
+def _follow(teacher: Teacher | None, trajectory_id: str) -> AbstractAsyncContextManager[Supervision | None]:
+    return nullcontext() if teacher is None else teacher.follow(trajectory_id)
+
+
+def _nobody_watches(token_ids: Sequence[int], positions: Sequence[int]) -> None:
+    """Without a teacher, steps are nobody's business."""
+
+
+async def _logprobs(supervision: Supervision | None, trajectory: Trajectory) -> tuple[float, ...] | None:
+    return None if supervision is None else await supervision.logprobs(trajectory)

@@ -19,7 +19,8 @@ from sod.chat import Chat, Tokenizer, TokenRecord, load_tokenizer
 from sod.config import SFTConfig, dump
 from sod.data import Trace, load_traces
 from sod.errors import DataError, ModelError
-from sod.models.hf import HFModel, trainable
+from sod.models.engine import load_student
+from sod.models.hf import HFModel
 from sod.optimizer import Optimizer
 from sod.runs import RunDirectory
 from sod.tools import interpreter_schema
@@ -35,7 +36,9 @@ def sft(config: SFTConfig, *, listener: Listener = lambda _event, _values: None)
             return
         tokenizer = load_tokenizer(config.student.path)
         records = tokenize(load_traces(config.traces), tokenizer, config=config, listener=listener)
-        student = HFModel.load(trainable(config.student))
+        student = load_student(
+            config.student, lora=config.lora, gradient_checkpointing=config.gradient_checkpointing, seed=config.seed
+        )
         _check_vocabulary(records, student, config)
         run.truncate_after(0)  # a cold start is short: an interrupted one starts again
         _train(config, run, student, records, listener)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from sod.chat import Tokenizer
 from sod.errors import ModelError, SignalError
@@ -19,24 +21,80 @@ MIN_TOKENS_TO_JUDGE = 16
 class Teacher:
     """A scorer with what is needed to trust its numbers.
 
-    `temperature` is the one the student was sampled at: both sides of a log-ratio are scaled alike.
+    `temperature` is the one the student was sampled at: both sides of a log-ratio are scaled alike. With `by_step` a
+    trajectory that is followed is scored while it is under way.
     """
 
     scorer: Scorer
     vocabulary_size: int
     temperature: float = 1.0
+    by_step: bool = False
 
     async def logprobs(self, trajectory: Trajectory) -> tuple[float, ...]:
         """The teacher's log-probs of the student's tokens, one per sampled position.
 
         Raises SignalError when they are missing, not finite, constant or uniform; EngineError when the engine fails.
         """
-        positions = trajectory.sampled_positions
         teacher_logprobs = await self.scorer.score(
-            trajectory.token_ids, positions=positions, temperature=self.temperature
+            trajectory.token_ids, positions=trajectory.sampled_positions, temperature=self.temperature
         )
-        check_signal(teacher_logprobs, num_expected=len(positions), vocabulary_size=self.vocabulary_size)
+        return self._checked(teacher_logprobs, trajectory)
+
+    def _checked(self, teacher_logprobs: tuple[float, ...], trajectory: Trajectory) -> tuple[float, ...]:
+        num_expected = len(trajectory.sampled_positions)
+        check_signal(teacher_logprobs, num_expected=num_expected, vocabulary_size=self.vocabulary_size)
         return teacher_logprobs
+
+    @asynccontextmanager
+    async def follow(self, trajectory_id: str) -> AsyncIterator[Supervision]:
+        """Supervise one trajectory. What is still asked of the engine at the end of the context is given up."""
+        supervision = Supervision(teacher=self, trajectory_id=trajectory_id)
+        try:
+            yield supervision
+        finally:
+            await supervision.aclose()
+
+
+@dataclass(kw_only=True, slots=True)
+class Supervision:
+    """The teacher beside one trajectory: each step is scored while its tool runs, or all of them at the end.
+
+    Steps of a trajectory are scored one after the other, as each continues the keys and values of the one before.
+    """
+
+    teacher: Teacher
+    trajectory_id: str
+    _steps: list[asyncio.Task[tuple[float, ...]]] = field(default_factory=list)
+
+    def see(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
+        """A step was sampled at `positions`: have it scored, if the teacher does so by step."""
+        if self.teacher.by_step:
+            previous = self._steps[-1] if self._steps else None
+            self._steps.append(asyncio.create_task(self._score(tuple(token_ids), tuple(positions), previous)))
+
+    async def logprobs(self, trajectory: Trajectory) -> tuple[float, ...]:
+        """As `Teacher.logprobs`."""
+        if not self.teacher.by_step:
+            return await self.teacher.logprobs(trajectory)
+        teacher_logprobs = [logprob for step in self._steps for logprob in await step]
+        return self.teacher._checked(tuple(teacher_logprobs), trajectory)
+
+    async def _score(
+        self, token_ids: tuple[int, ...], positions: tuple[int, ...], previous: asyncio.Task[tuple[float, ...]] | None
+    ) -> tuple[float, ...]:
+        if previous is not None:
+            await asyncio.wait([previous])  # its failure is raised where its scores are read
+        return await self.teacher.scorer.score(
+            token_ids, positions=positions, temperature=self.teacher.temperature, trajectory_id=self.trajectory_id
+        )
+
+    async def aclose(self) -> None:
+        """Give up what is still asked of the engine, and let it forget the trajectory."""
+        for step in self._steps:
+            step.cancel()
+        await asyncio.gather(*self._steps, return_exceptions=True)
+        if self._steps:
+            self.teacher.scorer.release(self.trajectory_id)
 
 
 def check_signal(teacher_logprobs: Sequence[float], *, num_expected: int, vocabulary_size: int) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,22 +23,25 @@ from sod.batch import collate
 from sod.chat import Tokenizer, load_tokenizer
 from sod.config import TrainConfig, dump
 from sod.data import load_problems
-from sod.errors import CollapseError, EngineError, InfrastructureError, ModelError, SandboxError, SignalError
+from sod.errors import CollapseError, InfrastructureError, ModelError, SignalError, StorageError
 from sod.evaluate import evaluate, summary
 from sod.guards import Alarm, Guards
 from sod.learner import Credit, Learner
-from sod.metrics import lost_metrics, signal_metrics, tool_seconds, trajectory_metrics
-from sod.models import Sampler
-from sod.models.hf import HFModel, check_context, trainable
+from sod.memory import check as check_memory
+from sod.metrics import lost_metrics, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
+from sod.models import LongestSequence, Model, Policy, Sampler
+from sod.models.engine import check_context, load_student, open_model, open_policy
 from sod.optimizer import Optimizer
 from sod.records import trajectory_record
-from sod.rewards import Reward, reward_for
+from sod.rewards import reward_for
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector, Harvest
 from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox, make_sandbox
 from sod.teachers import Teacher, check_same_language
 from sod.types import Problem
+
+Result = TypeVar("Result")
 
 PROBE_EPISODES = 4
 """Episodes of the check at the start: the teacher's own samples, scored again by itself."""
@@ -59,27 +62,50 @@ def train(config: TrainConfig, *, listener: Listener = lambda _event, _values: N
         if run.finished:
             listener("finished", {"run": config.run})
             return
+        for message in check_memory(config):
+            listener("warning", {"message": message})
         asyncio.run(_train(config, run, listener))
         run.finish(f"{config.update.num_updates} updates")
 
 
 async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> None:
+    """Open everything that a run needs, check it, and run the loop."""
     checkpoint = run.latest_checkpoint()
     problems = load_problems(config.data)
     held_out = load_problems(config.evaluation) if config.evaluation else ()
     tokenizer = load_tokenizer(config.student.path)
-    weights = str(checkpoint / "model") if checkpoint else config.student.path
-    student = HFModel.load(trainable(config.student.model_copy(update={"path": weights})))
-    teacher_model = _load_teacher(config, tokenizer)
-    teacher = None if teacher_model is None else _teacher(teacher_model, config)
+    latest = config.student.model_copy(update={"path": str(checkpoint / "model")}) if checkpoint else config.student
+    student = load_student(
+        config.student if config.lora else latest,  # additions are in the optimizer's state, beside their base
+        lora=config.lora,
+        gradient_checkpointing=config.update.gradient_checkpointing,
+        seed=config.seed,
+    )
     num_steps = config.update.num_updates * config.update.optimizer_steps
     optimizer = Optimizer(student.module, config=config.optimizer, num_steps=num_steps)
-    rewards = {"math": MathReward()}
-    async with make_sandbox(config.sandbox) as sandbox:
+    apart = config.update.staleness > 0
+    async with (
+        open_policy(latest, student, sampling=config.sampling, apart=apart) as policy,
+        _open_teacher(config, tokenizer) as teacher_model,
+        make_sandbox(config.sandbox) as sandbox,
+    ):
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
-        agent = agent_of(config, student, tokenizer, sandbox)
-        check_problems((*problems, *held_out), agent=agent, student=student, rewards=rewards, config=config)
+        agent = agent_of(config, policy, tokenizer, sandbox)
+        teacher = None if teacher_model is None else _teacher(config, teacher_model, tokenizer)
+        collector = Collector(
+            agent=agent,
+            problems=problems,
+            rewards={"math": MathReward()},
+            teacher=teacher,
+            seed=config.seed,
+            sizes=config.update,
+        )
+        check_problems(
+            (*problems, *held_out),
+            collector=collector,
+            models={"the student": student, "the student's engine": policy, "the teacher": teacher_model},
+        )
         loop = TrainingLoop(
             config=config,
             run=run,
@@ -87,14 +113,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
             tokenizer=tokenizer,
             held_out=held_out,
             learner=Learner(config=config, student=student, optimizer=optimizer),
-            collector=Collector(
-                agent=agent,
-                problems=problems,
-                rewards=rewards,
-                teacher=teacher,
-                seed=config.seed,
-                sizes=config.update,
-            ),
+            policy=policy,
+            collector=collector,
         )
         if checkpoint:
             loop.restore(checkpoint)
@@ -108,27 +128,38 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
 
 
 def check_problems(
-    problems: Sequence[Problem], *, agent: Agent, student: HFModel, rewards: Mapping[str, Reward], config: TrainConfig
+    problems: Sequence[Problem], *, collector: Collector, models: Mapping[str, LongestSequence | None]
 ) -> None:
     """What cannot be played or graded is found at the start, not at update 90. Raises DataError or ModelError."""
     for problem in problems:
-        reward_for(rewards, problem)
+        reward_for(collector.rewards, problem)
+    agent = collector.agent
     longest = max(len(agent.prompt(problem)) for problem in problems)
-    check_context(student, longest_prompt=longest, max_response_tokens=config.agent.max_response_tokens)
+    for name, model in models.items():
+        if model is not None:
+            limit = agent.limits.max_response_tokens
+            check_context(model, longest_prompt=longest, max_response_tokens=limit, name=name)
 
 
-def _load_teacher(config: TrainConfig, tokenizer: Tokenizer) -> HFModel | None:
+@asynccontextmanager
+async def _open_teacher(config: TrainConfig, tokenizer: Tokenizer) -> AsyncIterator[Model | None]:
+    """The teacher's model, if there is one."""
     if config.teacher is None:
-        return None
+        yield None
+        return
     check_same_language(tokenizer, load_tokenizer(config.teacher.path))
-    model = HFModel.load(config.teacher)
-    model.module.requires_grad_(False)
-    return model
+    async with open_model(config.teacher, sampling=config.sampling, scores=True) as model:
+        yield model
 
 
-def _teacher(model: HFModel, config: TrainConfig) -> Teacher:
+def _teacher(config: TrainConfig, model: Model, tokenizer: Tokenizer) -> Teacher:
     """The teacher scores at the temperature the student is sampled at."""
-    return Teacher(scorer=model, vocabulary_size=model.vocab_size, temperature=config.sampling.temperature)
+    return Teacher(
+        scorer=model,
+        vocabulary_size=len(tokenizer.get_vocab()),
+        temperature=config.sampling.temperature,
+        by_step=config.update.teacher_scoring == "step",
+    )
 
 
 def agent_of(config: TrainConfig, sampler: Sampler, tokenizer: Tokenizer, sandbox: Sandbox) -> Agent:
@@ -182,6 +213,7 @@ class TrainingLoop:
     tokenizer: Tokenizer
     held_out: Sequence[Problem]
     learner: Learner
+    policy: Policy
     collector: Collector
     done: int = 0
     """Updates that are whole: learned from and recorded."""
@@ -190,6 +222,8 @@ class TrainingLoop:
     noise: float = ROUNDING
     """Teacher terms up to this, in nats, are rounding: student and teacher are one model."""
     timing: dict[str, float] = field(default_factory=dict)
+    ahead: asyncio.Task[Harvest] | None = None
+    """The next update's trajectories, under way while this one is learned."""
 
     def __post_init__(self) -> None:
         self.guards = Guards(config=self.config.guards)
@@ -202,30 +236,64 @@ class TrainingLoop:
                 await self._update(self.done + 1)
                 await self._maybe_evaluate()
                 self._maybe_save()
-        except (asyncio.CancelledError, CollapseError, EngineError, SandboxError):
+        except StorageError:
+            raise
+        except (asyncio.CancelledError, CollapseError, InfrastructureError):
             self.save()  # these come between updates, when the weights are those of the last whole one
             raise
+        finally:
+            if self.ahead is not None:
+                self.ahead.cancel()
+                await asyncio.gather(self.ahead, return_exceptions=True)
 
     async def _update(self, number: int) -> None:
         self.timing = {}
         with self._timed("total_s"):
             with self._timed("rollout_s"):
-                harvest = await self.collector.collect(number)
+                harvest = await self._harvest(number)
             if not harvest.rollouts:
                 self._record_lost(number, harvest)
                 raise InfrastructureError(
                     f"update {number}: all {len(harvest.lost)} trajectories were lost, the first because: "
                     f"{harvest.lost[0].detail}"
                 )
-            with self._timed("learn_s"):
-                metrics, credit = self._learn(number, harvest)
-            with self._timed("record_s"):
-                self._record(number, metrics, harvest, credit)
+            metrics = await self._finish(number, harvest)
+            with self._timed("weights_s"):
+                await self.policy.update_weights(self.learner.student.module)
         tools = tool_seconds([rollout.trajectory for rollout in harvest.rollouts])
         self.run.append("timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools)})
-        self.done = number
         self.listener("update", {"update": number, **metrics, **self.timing})
         self._heed(self.guards.check(metrics))
+
+    async def _harvest(self, number: int) -> Harvest:
+        """The update's trajectories; those that were begun during the update before, if they were."""
+        ahead, self.ahead = self.ahead, None
+        return await (ahead or self.collector.collect(number))
+
+    async def _finish(self, number: int, harvest: Harvest) -> dict[str, float]:
+        """Learn from the trajectories and record them: all or nothing, also when it is cancelled meanwhile.
+
+        With staleness it happens in a thread, while the next trajectories are sampled with the old weights; they end
+        before these weights go to the sampler, so that none is older than one update.
+        """
+        if not self.config.update.staleness:
+            await self.policy.sleep()
+            return self._learn_and_record(number, harvest)
+        if number < self.config.update.num_updates:
+            self.ahead = asyncio.create_task(self.collector.collect(number + 1))
+        metrics = await _whole(asyncio.to_thread(self._learn_and_record, number, harvest))
+        if self.ahead is not None:
+            with self._timed("straggler_s"):
+                await asyncio.wait([self.ahead])
+        return metrics
+
+    def _learn_and_record(self, number: int, harvest: Harvest) -> dict[str, float]:
+        with self._timed("learn_s"):
+            metrics, credit = self._learn(number, harvest)
+        with self._timed("record_s"):
+            self._record(number, metrics, harvest, credit)
+        self.done = number
+        return metrics
 
     def _learn(self, number: int, harvest: Harvest) -> tuple[dict[str, float], Credit]:
         """One update of the weights, and what it looked like."""
@@ -248,8 +316,13 @@ class TrainingLoop:
                 "the teacher must disagree with the student somewhere, got a mean weighted log-ratio of "
                 f"{metrics['teacher_term']:.2g} nats, which is rounding; is teacher.path the student itself?"
             )
+        metrics |= sampler_metrics(
+            batch,
+            [self.policy.policy_version - rollout.trajectory.policy_version for rollout in rollouts],
+            student_logprobs_BT=credit.student_logprobs_BT,
+            importance_BT=credit.importance_BT,
+        )
         metrics |= self.learner.learn(batch, credit, seed=draw_seed("deal", self.config.seed, number))
-        self.learner.student.weights_changed()
         return metrics, credit
 
     async def _maybe_evaluate(self) -> None:
@@ -344,6 +417,16 @@ class TrainingLoop:
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})
+
+
+async def _whole(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await something that must not be left half done: a cancellation waits for its end."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
