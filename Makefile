@@ -4,7 +4,7 @@
 #   make demo TORCH_INDEX=URL        another package index for torch (its CPU builds, say)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format clean setup-demo setup-dev
+.PHONY: help demo test test-fast test-vllm check format clean setup-demo setup-dev setup-vllm
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,9 @@ test: setup-dev ## run all tests
 test-fast: setup-dev ## run all tests but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+test-vllm: setup-vllm ## run the tests of vLLM, in an environment of their own (3.4 GB)
+	@.venv-vllm/bin/python -m pytest -m vllm $(ARGS)
+
 check: setup-dev ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -29,7 +32,7 @@ format: setup-dev ## rewrite the source as `make check` wants it
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; runs/ stays
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 setup-demo:
@@ -37,3 +40,6 @@ setup-demo:
 
 setup-dev:
 	@bash scripts/setup.sh dev
+
+setup-vllm:
+	@bash scripts/setup.sh vllm

