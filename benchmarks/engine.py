@@ -115,7 +115,7 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         if importlib.util.find_spec("vllm"):
             from sod.models.vllm import VLLMModel
 
-            settings = VLLMConfig(compile=not options.eager, kv_cache_gib=1.0, max_length=2000)
+            settings = VLLMConfig(compile=not options.eager, max_length=2000)
             vllm = VLLMModel(config.model_copy(update={"engine": "vllm", "vllm": settings}), scores=False)
             engines["vllm"] = await stack.enter_async_context(vllm)
         for rows in options.rows:

@@ -322,6 +322,47 @@ def test_little_room_for_parking_changes_nothing_but_time() -> None:
     assert poor._decoder.num_prefilled > rich._decoder.num_prefilled
 
 
+async def _long_turns(model: HFModel, count: int = 12) -> list[Completion]:
+    """Turns of very different lengths, from prompts of which two and two are alike."""
+    turns = (
+        take(model, prompt(index // 2, 10), trajectory_id=str(index), max_tokens=100 + 10 * index, seed=index, stop=())
+        for index in range(count)
+    )
+    return await asyncio.gather(*turns)
+
+
+@pytest.mark.parametrize(("cells", "parked_bytes"), [(1000, None), (1000, 0), (400, None), (1, None)])
+def test_little_memory_for_rows_changes_nothing_but_time(cells: int, parked_bytes: int | None) -> None:
+    """Turns that have no room to grow give their rows up and go on later, from what was kept of them or afresh."""
+    free = HFModel(qwen3())
+    expected = asyncio.run(_long_turns(free))
+    assert free._decoder.num_preempted == 0
+    kv_bytes = cells * free._network.kv_bytes_per_token
+    tight = HFModel(qwen3(), kv_bytes=kv_bytes, parked_bytes=parked_bytes)
+    most = 0
+    reserve = tight._decoder._cache.reserve
+
+    def watched(**shape: int) -> bool:
+        nonlocal most
+        moved = reserve(**shape)
+        most = max(most, tight._decoder._cache.num_rows * tight._decoder._cache.num_tokens)
+        return moved
+
+    tight._decoder._cache.reserve = watched
+    got = asyncio.run(_long_turns(tight))
+    assert [turn.token_ids for turn in got] == [turn.token_ids for turn in expected]
+    for turn, other in zip(got, expected, strict=True):
+        assert turn.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    longest = 10 + 100 + 10 * 11
+    assert most <= max(cells, longest + 32), "one row always has room"
+    assert (tight._decoder.num_preempted > 0) == (cells > 1), "a single row is never preempted"
+
+
+def test_keys_and_values_of_a_token_are_counted() -> None:
+    network = HFModel(llama())._network
+    assert network.kv_bytes_per_token == 2 * 2 * 2 * (32 // 4) * 4  # layers, keys and values, heads, width, float32
+
+
 def test_new_weights_drop_what_was_kept(model: HFModel) -> None:
     before = asyncio.run(take(model, prompt(0), max_tokens=7, stop=()))
     with torch.no_grad():

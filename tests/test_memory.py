@@ -276,7 +276,7 @@ def test_a_server_takes_nothing_here(small: str) -> None:
 
 
 def test_vllm_takes_weights_and_its_cache(small: str) -> None:
-    settings = config(small, student={"engine": "vllm", "vllm": {"kv_cache_gib": 2.0}})
+    settings = config(small, student={"engine": "vllm", "kv_cache_gib": 2.0})
     weights = needed_bytes(settings, "always", names="student weights")
     assert needed_bytes(settings, "always", names="student vLLM") == weights + 2 * GIB
     assert names(settings, "sampling") == {"weights for vLLM"}

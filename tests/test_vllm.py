@@ -44,7 +44,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 TEACHER = Path(str(files("sod.demo") / "weights" / "teacher"))
 """The demo's teacher: it solves nearly all problems, in several turns. vLLM does not take the student's heads of 24."""
-SMALL = VLLMConfig(compile=False, kv_cache_gib=0.25)
+SMALL = VLLMConfig(compile=False)
+ROOM = {"max_rows": 64, "tokens_per_forward": 2048, "kv_cache_gib": 0.25}
 IDS = tuple(range(10, 310))
 NOISE = 0.3
 """What other weights differ by, as a share of a layer's spread: a student that errs now and then."""
@@ -52,9 +53,7 @@ Result = TypeVar("Result")
 
 
 def config(**changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{"path": str(TEACHER), "engine": "vllm", "vllm": SMALL, "max_rows": 64, "tokens_per_forward": 2048, **changes}
-    )
+    return ModelConfig(**{"path": str(TEACHER), "engine": "vllm", "vllm": SMALL, **ROOM, **changes})
 
 
 class Engine:
@@ -374,8 +373,7 @@ def run_config(directory: Path, **changes: Any) -> TrainConfig:
     twin = directory / "twin"
     HFModel(other_weights()).save(twin)
     load_tokenizer(str(TEACHER)).save_pretrained(str(twin))
-    small = {"compile": False, "kv_cache_gib": 0.25}
-    engine = {"engine": "vllm", "max_rows": 64, "tokens_per_forward": 2048, "vllm": small}
+    engine = {"engine": "vllm", **ROOM, "vllm": SMALL.model_dump()}
     update = {"num_updates": 3, "prompts": 4, "samples": 2, "optimizer_steps": 2, "student_logprobs": "recompute"}
     return parse(
         TrainConfig,
@@ -399,7 +397,7 @@ def updates(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def test_training_with_vllm_as_student_and_teacher(tmp_path: Path) -> None:
-    teacher = {"engine": "vllm", "max_rows": 64, "tokens_per_forward": 2048, "vllm": SMALL.model_dump()}
+    teacher = {"engine": "vllm", **ROOM, "vllm": SMALL.model_dump()}
     config = run_config(tmp_path, teacher=teacher, update={"teacher_scoring": "step", "num_updates": 2})
     train(config)
     first, second = updates(config)

@@ -87,8 +87,6 @@ class VLLMConfig(Section):
 
     memory_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Share of a GPU's memory for vLLM's weights and keys and values; not used on a CPU."""
-    kv_cache_gib: NonNegative = 0.0
-    """Memory for keys and values in GiB; 0 takes what memory_share leaves on a GPU, and 1 GiB on a CPU."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Positions, prompt and response together, that memory must hold; 0 takes all the model knows."""
     compile: bool = True
@@ -134,6 +132,9 @@ class ModelConfig(Section):
     """Trajectories that decode together, at most."""
     tokens_per_forward: Count = 16384
     """Tokens in one forward of scoring or prefill, padding included."""
+    kv_cache_gib: NonNegative = 0.0
+    """Memory for keys and values of turns that decode, in GiB: what does not fit waits. 0 takes 8 GiB on a CPU and 30 %
+    of a GPU; with vLLM 1 GiB on a CPU, and what vllm.memory_share leaves of a GPU."""
 
     @model_validator(mode="after")
     def _server_with_its_engine(self) -> Self:

@@ -22,6 +22,7 @@ from sod.config import LoRAConfig, ModelConfig, Section, TrainConfig
 from sod.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
     from sod.models.anatomy import Anatomy
@@ -339,10 +340,21 @@ def _decoding(sizes: _Sizes, model: _Model, *, phase: Phase, name: str, num_at_o
     """Rows that decode together."""
     num_rows = min(num_at_once, model.config.max_rows)
     num_places = _row_places(num_rows, prompt=sizes.prompt, longest=sizes.longest)
+    wanted, limit = model.kv_bytes(num_places), _decoding_bytes(model, longest=sizes.longest)
     what = f"of {num_rows} rows of up to {sizes.longest} tokens, with room to grow"
-    yield _item_on(model.device, phase, f"{name} keys and values", model.kv_bytes(num_places), what)
+    if limit < wanted:
+        what = f"kv_cache_gib of the {_gib(wanted)} that {what.removeprefix('of ')} would take; the rest waits"
+    yield _item_on(model.device, phase, f"{name} keys and values", min(wanted, limit), what)
     draw = num_rows * model.anatomy.vocab_size * _DRAW_BYTES
     yield _item_on(model.device, phase, f"{name} draw", draw, f"logits of {num_rows} rows and what is made of them")
+
+
+def _decoding_bytes(model: _Model, *, longest: int) -> int:
+    """What the rows' memory is bounded by; one row always has room."""
+    from sod.models.hf import default_kv_bytes
+
+    given = int(model.config.kv_cache_gib * 2**30)
+    return max(given or default_kv_bytes(_torch_device(model)), model.kv_bytes(longest))
 
 
 def _row_places(num_rows: int, *, prompt: int, longest: int) -> int:
@@ -357,11 +369,16 @@ def _row_places(num_rows: int, *, prompt: int, longest: int) -> int:
 
 
 def _parked_bytes(model: _Model) -> int:
+    from sod.models.hf import default_parked_bytes
+
+    return default_parked_bytes(_torch_device(model))
+
+
+def _torch_device(model: _Model) -> torch.device:
+    """Where the model will be; the CPU when this machine has no such device."""
     import torch
 
-    from sod.models.hf import _parked_bytes as limit
-
-    return limit(torch.device(model.device if available(model.device) is not None else "cpu"))
+    return torch.device(model.device if available(model.device) is not None else "cpu")
 
 
 def _teacher(sizes: _Sizes, teacher: _Model) -> Iterator[Item]:
@@ -387,10 +404,10 @@ def _vllm(model: _Model, *, name: str, sleeps: bool) -> Iterator[Item]:
     """vLLM takes a share of a GPU; on a CPU, and where keys and values are given, weights and those."""
     settings = model.config.vllm
     total = _gpu_total(model.device)
-    if total is not None and not settings.kv_cache_gib:
+    if total is not None and not model.config.kv_cache_gib:
         num_bytes, what = settings.memory_share * total, f"{settings.memory_share:.0%} of the GPU"
     else:
-        kv_gib = settings.kv_cache_gib or _VLLM_CPU_KV_GIB
+        kv_gib = model.config.kv_cache_gib or _VLLM_CPU_KV_GIB
         num_bytes = model.weight_bytes / settings.tensor_parallel + kv_gib * GIB
         what = f"{_count(model)} parameters and {kv_gib:g} GiB of keys and values"
     yield _item_on(model.device, "sampling" if sleeps else "always", name, num_bytes, what, certain=True)

@@ -77,11 +77,13 @@ class RowCache(Cache):
     """A transformers cache whose rows sit at different positions.
 
     Aim it before every forward (`aim_step`, `aim_fresh`, `aim_extension`): where the forward's keys and values go, and
-    how far attention reads. Memory grows by factors and is zeroed: attention multiplies what it masks by 0.
+    how far attention reads. Memory grows by factors and is zeroed: attention multiplies what it masks by 0. It grows to
+    `max_cells`, rows times tokens, and beyond only where that is asked for; then it has no row too many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_cells: int | None = None) -> None:
         super().__init__(layers=[])
+        self._max_cells = max_cells
         self.num_rows = 0
         self.num_tokens = 0
         self._kv: list[Tensor] = []
@@ -94,13 +96,21 @@ class RowCache(Cache):
         """Make room for so many rows of so many tokens, what is stored kept. True when memory moved."""
         if rows <= self.num_rows and tokens <= self.num_tokens:
             return False
-        old_rows, old_tokens = self.num_rows, self.num_tokens
-        self.num_rows = _doubled(old_rows, at_least=rows)
-        self.num_tokens = _grown_tokens(old_tokens, at_least=tokens)
+        self.num_rows = _doubled(self.num_rows, at_least=rows)
+        self.num_tokens = _grown_tokens(self.num_tokens, at_least=tokens)
+        if self._max_cells is not None and self.num_rows * self.num_tokens > self._max_cells:
+            self.num_rows = rows
+            self.num_tokens = max(tokens, min(self.num_tokens, self._max_cells // rows))
         for layer, old in enumerate(self._kv):
             self._kv[layer] = self._zeros(old)
-            self._kv[layer][:old_rows, :, :, :old_tokens] = old
+            kept_rows, kept_tokens = min(len(old), self.num_rows), min(old.shape[3], self.num_tokens)
+            self._kv[layer][:kept_rows, :, :, :kept_tokens] = old[:kept_rows, :, :, :kept_tokens]
         return True
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers; 0 before the first forward."""
+        return sum(2 * kv.shape[2] * kv.shape[4] * kv.element_size() for kv in self._kv)
 
     def drop(self) -> None:
         """Give the memory back."""

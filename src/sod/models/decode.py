@@ -29,6 +29,7 @@ __all__ = ["Decoder"]
 # has waited for company so many rounds.
 _ENTER_SHARE = 8
 _ENTER_PATIENCE = 8
+_HEADROOM = 64  # tokens that every row may grow by before room is looked for again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +43,14 @@ class _Prompt:
 class Decoder:
     """The rows, the queues, and what is kept between turns."""
 
-    def __init__(self, network: Network, *, max_rows: int, tokens_per_forward: int, parked_bytes: int) -> None:
+    def __init__(
+        self, network: Network, *, max_rows: int, tokens_per_forward: int, kv_bytes: int, parked_bytes: int
+    ) -> None:
         self._network = network
         self._max_rows = max_rows
+        self._max_cells = kv_bytes // network.kv_bytes_per_token
         self._tokens_per_forward = tokens_per_forward
-        self._cache = RowCache()
+        self._cache = RowCache(max_cells=self._max_cells)
         self._state = RowState(network.device, dtype=network.dtype)
         self._parked = ParkingLot(max_bytes=parked_bytes)
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
@@ -60,6 +64,8 @@ class Decoder:
         self._num_steps = 0
         self._num_waited = 0
         self._longest_base = 0
+        self.num_preempted = 0
+        """Rows that turns had to give up for want of memory."""
         self.num_prefilled = 0
         """Tokens computed before a turn's first draw, padding not counted: what reuse saves shows here."""
 
@@ -124,31 +130,36 @@ class Decoder:
         num_waiting = len(self._returning) + len(self._new)
         num_free = self._max_rows - len(self._running)
         due = num_waiting * _ENTER_SHARE >= len(self._running) or self._num_waited >= _ENTER_PATIENCE
-        if num_waiting and num_free and due:
+        if num_waiting and num_free and due and (turns := self._next_turns(num_free)):
             self._num_waited = 0
-            return self._enter(self._next_turns(num_free))
+            return self._enter(turns)
         self._num_waited += bool(num_waiting)
         return self._step() if self._running else []
 
     def _next_turns(self, num_free: int) -> list[Turn]:
-        """The next turns that somebody still waits for, `num_free` at most."""
+        """The next turns that somebody still waits for, `num_free` at most and as many as memory holds."""
         turns: list[Turn] = []
-        while len(turns) < num_free and (self._returning or self._new):
-            returning = bool(self._returning)
-            turn = self._returning.popleft() if returning else self._new.popleft()
-            if not returning:
+        longest = self._longest_base + self._num_steps
+        while len(turns) < num_free and (queue := self._returning or self._new):
+            longest = max(longest, len(queue[0].token_ids) + 1)
+            if not self._fits(len(self._running) + len(turns) + 1, longest=longest):
+                break
+            turn = queue.popleft()
+            if queue is self._new:
                 self._waiting_for[turn.token_ids] -= 1
             if not turn.dropped:
                 turns.append(turn)
         self._waiting_for += Counter()  # drops the prompts nobody waits for
         return turns
 
+    def _fits(self, num_rows: int, *, longest: int) -> bool:
+        """Whether memory holds so many rows of which the longest grows on. One always fits."""
+        return num_rows == 1 or num_rows * round_tokens(longest + _HEADROOM) <= self._max_cells
+
     # --- entering -----------------------------------------------------------------------------------------------
 
     def _enter(self, turns: list[Turn]) -> list[Turn]:
         """Give turns rows at the tail, compute what is new of them, and draw their first token."""
-        if not turns:
-            return []
         kept = {turn: parked for turn in turns if (parked := self._reusable(turn)) is not None}
         fresh = {turn.token_ids: turn for turn in turns if turn not in kept and turn.token_ids not in self._prompts}
         leaders = sorted(fresh.values(), key=lambda turn: len(turn.token_ids))
@@ -242,6 +253,7 @@ class Decoder:
 
     def _step(self) -> list[Turn]:
         """One token for every row."""
+        self._make_room()
         num_rows, longest = len(self._running), self._longest_base + self._num_steps
         self._reserve(rows=num_rows, tokens=longest + 1)
         length = round_tokens(longest)
@@ -255,6 +267,32 @@ class Decoder:
         )
         self._num_steps += 1
         return self._draw(hidden_R1E[:, 0], first=0)
+
+    def _make_room(self) -> None:
+        """Take the shortest rows out when the rest have outgrown memory: they are the cheapest to compute again."""
+        longest = self._longest_base + self._num_steps
+        num_rows = len(self._running)
+        if num_rows * round_tokens(longest + 1) <= self._max_cells:
+            return
+        num_left = max(1, self._max_cells // round_tokens(longest + _HEADROOM))
+        by_length = sorted(range(num_rows), key=lambda row: self._running[row].base)
+        leaving = sorted(by_length[: num_rows - num_left])
+        for row in leaving:
+            self._preempt(row)
+        self._leave(leaving)
+
+    def _preempt(self, row: int) -> None:
+        """Put a turn back among those that wait, with what it sampled. Its draws go on as if nothing had been."""
+        turn = self._running[row]
+        token_ids, logprobs = self._state.sampled(row, begin=len(turn.token_ids), end=turn.base + self._num_steps)
+        turn.token_ids += token_ids
+        turn.drawn += token_ids
+        turn.drawn_logprobs += logprobs
+        turn.num_reused = 0
+        if turn.policy_version == self._policy_version:
+            self._parked.put(turn.trajectory_id, self._cache.park(row, turn.token_ids[:-1]))
+        self._returning.appendleft(turn)
+        self.num_preempted += 1
 
     def _draw(self, hidden_RE: Tensor, *, first: int) -> list[Turn]:
         """Draw the next token of rows `first` on; returns the turns that are over."""
@@ -278,8 +316,12 @@ class Decoder:
             # The last token was drawn and not yet fed back, so there are no keys and values of it.
             parked = self._cache.park(row, (*turn.token_ids, *token_ids[:-1]))
             self._parked.put(turn.trajectory_id, parked)
-        stopped = token_ids[-1] in turn.stop_token_ids
-        return Completion(token_ids=token_ids, logprobs=logprobs, stopped=stopped, policy_version=turn.policy_version)
+        return Completion(
+            token_ids=turn.drawn + token_ids,
+            logprobs=turn.drawn_logprobs + logprobs,
+            stopped=token_ids[-1] in turn.stop_token_ids,
+            policy_version=turn.policy_version,
+        )
 
     def _leave(self, rows: Sequence[int]) -> None:
         """Take rows out and move the last ones into the holes."""

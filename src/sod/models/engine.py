@@ -13,9 +13,7 @@ from sod.models.hf import HFModel
 __all__ = ["check_context", "load_student", "open_model", "open_policy"]
 
 
-def load_student(
-    config: ModelConfig, *, lora: LoRAConfig | None, gradient_checkpointing: bool, seed: int
-) -> HFModel:
+def load_student(config: ModelConfig, *, lora: LoRAConfig | None, gradient_checkpointing: bool, seed: int) -> HFModel:
     """The model that is trained; with `lora` its low-rank additions alone, begun from `seed`. Raises ModelError."""
     student = HFModel.load(config, gradient_checkpointing=gradient_checkpointing)
     if lora is not None:

@@ -37,6 +37,7 @@ class Network:
         text_config = self.module.config.get_text_config()
         self.vocab_size = int(text_config.vocab_size)
         self.max_length = int(text_config.max_position_embeddings)
+        self.kv_bytes_per_token = 0
         self._no_mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
         self._check()
 
@@ -123,6 +124,7 @@ class Network:
             position_BT=start_R[:, None] + torch.arange(2, device=self.device),
             mask_B1TT=causal_mask(start_R, num_tokens=2, length=8, dtype=self.dtype),
         )
+        self.kv_bytes_per_token = cache.bytes_per_token
         return torch.cat([first, second], dim=1)
 
     def _packed_in_two_pieces(self, token_T: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,9 @@ class Turn:
     """Tokens whose keys and values were there when it entered."""
     base: int = 0
     """Its length less the decoder's count of steps: lengths are known without asking the device."""
+    drawn: tuple[int, ...] = ()
+    """What it had sampled when it had to give its row up; `token_ids` has it, too."""
+    drawn_logprobs: tuple[float, ...] = ()
     result: Completion | EngineError | None = None
 
 
@@ -64,7 +67,7 @@ class RowState:
         self._cut = self._scaled = self._any_greedy = False
 
     def reserve(self, *, rows: int, tokens: int) -> None:
-        """Make room, what is stored kept."""
+        """Take this shape; what is stored inside it is kept."""
         if (rows, tokens) == tuple(self.mask.shape):
             return
         self._integers = _grown(self._integers, (rows, 6))
@@ -147,5 +150,6 @@ def _integers(turn: Turn) -> list[int]:
 
 def _grown(old: Tensor, shape: tuple[int, int], *, fill: float = 0) -> Tensor:
     new = torch.full(shape, fill, dtype=old.dtype, device=old.device)
-    new[: old.shape[0], : old.shape[1]] = old
+    rows, columns = min(len(old), shape[0]), min(old.shape[1], shape[1])
+    new[:rows, :columns] = old[:rows, :columns]
     return new

@@ -305,7 +305,7 @@ def _arguments(config: ModelConfig, *, temperature: float, scores: bool) -> dict
         tokens_per_forward = min(tokens_per_forward, max(1024, _SCORED_LOGITS // text.vocab_size))
     if not on_gpu:
         tokens_per_forward = max(tokens_per_forward, context)
-    kv_bytes = int(settings.kv_cache_gib * 2**30) or (None if on_gpu else _CPU_KV_BYTES)
+    kv_bytes = int(config.kv_cache_gib * 2**30) or (None if on_gpu else _CPU_KV_BYTES)
     return {
         "model": config.path,
         "skip_tokenizer_init": True,
