@@ -359,6 +359,24 @@ def test_sleep_needs_a_gpu() -> None:
             asyncio.run(start())
 
 
+@pytest.mark.gpu
+def test_a_woken_engine_says_what_it_said_before() -> None:
+    async def sleep_and_wake() -> None:
+        from sod.models.vllm import VLLMModel
+
+        module = HFModel.load(ModelConfig(path=str(TEACHER), device="cpu", dtype="float32")).module
+        settings = SMALL.model_copy(update={"sleep": True, "memory_share": 0.2})
+        async with VLLMModel(config(vllm=settings, kv_cache_gib=0.0, dtype="float32")) as model:
+            before = await model.score(IDS, positions=range(1, len(IDS)))
+            used = torch.cuda.mem_get_info()[0]
+            await model.sleep()
+            assert torch.cuda.mem_get_info()[0] > used + (1 << 30), "memory was given back"
+            await model.update_weights(module)
+            assert await model.score(IDS, positions=range(1, len(IDS))) == pytest.approx(before, abs=1e-3)
+
+    asyncio.run(sleep_and_wake())
+
+
 # ---- training
 
 
