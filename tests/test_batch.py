@@ -83,3 +83,8 @@ def test_micro_batches_cover_every_row_once_within_the_budget(lengths: list[int]
 def test_micro_batches_by_hand() -> None:
     parts = microbatches(torch.tensor([5, 2, 4]), max_tokens=8)
     assert [part.tolist() for part in parts] == [[1, 2], [0]]
+
+
+def test_siblings_share_a_micro_batch() -> None:
+    parts = microbatches(torch.tensor([5, 2, 4, 3]), max_tokens=8, group_B=torch.tensor([1, 0, 0, 1]))
+    assert [part.tolist() for part in parts] == [[1, 2], [3, 0]]

@@ -19,6 +19,7 @@ from sod.models.grouping import token_runs
 from sod.models.hf import HFModel
 from sod.models.network import Network
 from sod.models.packing import PackedCache, Packing
+from sod.models.reading import read_rows
 
 VOCAB = 97
 SIZES: dict[str, Any] = {
@@ -107,6 +108,52 @@ def test_packed_equals_padded_in_values_and_gradients(make: Callable[[], Any], l
 
     torch.testing.assert_close(got_N, expected_N, atol=1e-5, rtol=1e-5)
     assert_same_gradients(gradients(model.module), gradients(reference))
+
+
+def sibling_batch() -> tuple[Tensor, Tensor]:
+    """Prompts of 30, 20 and 30 tokens with 3, 1 and 2 rows; the second row's only masked token comes right after its
+    prompt, the last row has none."""
+    prompts, responses = tokens_of([30, 20, 30]), tokens_of([12, 1, 25, 9, 14, 6], seed=1)
+    rows = [torch.cat([prompts[which], more]) for which, more in zip([0, 0, 0, 1, 2, 2], responses, strict=True)]
+    token_BT, mask_BT = padded_batch(rows, seed=2)
+    for row, which in enumerate([0, 0, 0, 1, 2, 2]):
+        mask_BT[row, : len(prompts[which])] = False
+        mask_BT[row, len(prompts[which])] = True
+    mask_BT[5] = False
+    return token_BT, mask_BT
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("make", MAKERS)
+def test_siblings_share_their_prompt_in_values_and_gradients(
+    make: Callable[[], Any], gradient_checkpointing: bool
+) -> None:
+    reference, model = make().eval(), HFModel(make(), gradient_checkpointing=gradient_checkpointing)
+    token_BT, mask_BT = sibling_batch()
+    weight_N = torch.randn(int(mask_BT.sum()), generator=torch.Generator().manual_seed(1))
+    expected_N = padded_logprobs(reference, token_BT, mask_BT)
+    (expected_N * weight_N).sum().backward()
+    got_N = model.token_logprobs(token_BT, mask_BT).logprobs_N
+    (got_N * weight_N).sum().backward()
+    torch.testing.assert_close(got_N, expected_N, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(gradients(model.module), gradients(reference))
+
+
+def test_a_shared_prompt_is_read_once() -> None:
+    token_BT, mask_BT = sibling_batch()
+    reading = read_rows(token_BT, mask_BT)
+    last = [row.nonzero().max().item() for row in mask_BT[:5]]
+    assert len(reading.token_N) == 30 + sum(last[:3]) - 3 * 30 + last[3] + last[4]
+    assert reading.packing.num_kept == (0, 30, 30, 0, 0), "the second row adds nothing, the last but one is alone"
+    for row, end in enumerate(last):
+        assert torch.equal(reading.token_N[reading.place_BT[row, :end]], token_BT[row, :end])
+
+
+def test_short_prompts_and_rows_without_a_masked_token_share_nothing() -> None:
+    token_BT, mask_BT = padded_batch(tokens_of(RAGGED))
+    assert read_rows(token_BT, mask_BT).packing.key_index is None
+    nothing = read_rows(token_BT, torch.zeros_like(mask_BT))
+    assert nothing.packing.num_new == (1,)
 
 
 def test_the_ragged_case_is_packed_and_the_even_one_is_not() -> None:

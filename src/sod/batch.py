@@ -95,12 +95,15 @@ def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False) -> Batch
     )
 
 
-def microbatches(length_B: Tensor, *, max_tokens: int) -> Iterator[Tensor]:
+def microbatches(length_B: Tensor, *, max_tokens: int, group_B: Tensor | None = None) -> Iterator[Tensor]:
     """Row indices in parts of at most `max_tokens` tokens, padding not counted; rows of like length stand together.
 
-    `lengths [5 2 4], max_tokens 8 -> [1 2] [0]`. A row longer than `max_tokens` stands alone.
+    `lengths [5 2 4], max_tokens 8 -> [1 2] [0]`. A row longer than `max_tokens` stands alone. With `group_B` siblings
+    stand together, whose prompt is then read once; it counts for each all the same.
     """
     order = torch.argsort(length_B, stable=True)
+    if group_B is not None:
+        order = order[torch.argsort(group_B[order], stable=True)]
     for run in token_runs(length_B[order].tolist(), max_tokens=max_tokens):
         yield order[run.start : run.stop]
 

@@ -167,7 +167,8 @@ class Learner:
         return logprobs_BT
 
     def _pieces(self, batch: Batch, hand: Tensor) -> Iterator[tuple[Tensor, Batch]]:
-        for part in microbatches(batch.length_B[hand], max_tokens=self.config.update.tokens_per_microbatch):
+        limit = self.config.update.tokens_per_microbatch
+        for part in microbatches(batch.length_B[hand], max_tokens=limit, group_B=batch.group_B[hand]):
             yield hand[part], batch.rows(hand[part])
 
     def _logprobs(self, piece: Batch) -> TokenLogprobs:

@@ -29,7 +29,7 @@ from sod.models.decode import Decoder
 from sod.models.logprobs import TokenLogprobs, head_logprobs
 from sod.models.lora import full_state, is_lora
 from sod.models.network import Network
-from sod.models.packing import Packing
+from sod.models.reading import read_rows
 from sod.models.rows import Turn
 from sod.models.scoring import Request, Scored, Scoring
 from sod.models.weights import load_module, save_module
@@ -197,22 +197,18 @@ class HFModel:
     def token_logprobs(self, token_BT: Tensor, mask_BT: Tensor, *, temperature: float = 1.0) -> TokenLogprobs:
         """Log-probs and entropy of the masked tokens: `token [a b c], mask [0 0 1] -> log p(c | a b)`.
 
-        Differentiable in the log-probs. Rows are right-padded with any valid token; the result has one entry per masked
-        token, row by row. `mask_BT[:, 0]` must be empty: nothing predicts a first token.
+        Differentiable in the log-probs; a prompt that several rows share is computed once. Rows are right-padded with
+        any valid token; the result has one entry per masked token, row by row. `mask_BT[:, 0]` must be empty: nothing
+        predicts a first token.
         """
         assert not bool(mask_BT[:, 0].any()), "a mask must leave out each row's first token: nothing predicts it"
-        row_N, position_N = mask_BT.nonzero(as_tuple=True)
-        # What comes after a row's last masked token predicts nothing that is wanted: it is not read.
-        place_T = torch.arange(token_BT.shape[1], device=token_BT.device)
-        length_B = (place_T * mask_BT).amax(1)
-        length_B[0] += (length_B.sum() == 0).long()  # a forward needs a token
-        packing = Packing.of([length for length in length_B.tolist() if length], device=token_BT.device)
+        reading = read_rows(token_BT, mask_BT)
         with self._recomputing():
-            hidden_NE = self._network.hidden_packed(token_BT[place_T < length_B[:, None]], packing=packing)
-        start_B = length_B.cumsum(0) - length_B
+            hidden_NE = self._network.hidden_packed(reading.token_N, packing=reading.packing)
+        row_N, position_N = mask_BT.nonzero(as_tuple=True)
         token_N = token_BT[row_N, position_N]
         temperature_N = torch.full(token_N.shape, temperature, device=token_N.device)
-        before_N = start_B[row_N] + position_N - 1
+        before_N = reading.place_BT[row_N, position_N - 1]
         return head_logprobs(self._network, hidden_NE[before_N], token_N, temperature_N=temperature_N)
 
     def _recomputing(self) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ Shapes: B sequence, N packed token, H head, T token, D head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -41,6 +41,8 @@ class Packing:
     """int32 (B + 1): where each sequence's queries begin, `num_new [3 2] -> [0 3 5]`."""
     boundary_all: Tensor
     """The same of its keys."""
+    key_index: Tensor | None = None
+    """Where every sequence's keys stand among the new ones, when some continue another sequence of this forward."""
 
     @classmethod
     def of(cls, num_new: Sequence[int], *, num_kept: Sequence[int] | None = None, device: torch.device) -> Packing:
@@ -54,6 +56,20 @@ class Packing:
             boundary_new=torch.tensor([0, *accumulate(num_new)], dtype=torch.int32, device=device),
             boundary_all=torch.tensor([0, *accumulate(total)], dtype=torch.int32, device=device),
         )
+
+    @classmethod
+    def branching(cls, num_new: Sequence[int], *, stem: Sequence[int | None], device: torch.device) -> Packing:
+        """Sequences of which some continue another: `num_new [3 2 1], stem [- 0 0]` are 3, 3 + 2 and 3 + 1 long."""
+        if all(each is None for each in stem):
+            return cls.of(num_new, device=device)
+        start = [0, *accumulate(num_new)]
+        keys: list[int] = []
+        for index, each in enumerate(stem):
+            keys += [] if each is None else range(start[each], start[each + 1])
+            keys += range(start[index], start[index + 1])
+        num_kept = [0 if each is None else num_new[each] for each in stem]
+        packing = cls.of(num_new, num_kept=num_kept, device=device)
+        return replace(packing, key_index=torch.tensor(keys, device=device))
 
     @property
     def num_keys(self) -> tuple[int, ...]:
@@ -128,6 +144,8 @@ def attend(
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scale = kwargs.get("scaling")
+    if packing.key_index is not None:
+        key, value = key.index_select(2, packing.key_index), value.index_select(2, packing.key_index)
     if _has_kernel(query):
         return _attend_varlen(query, key, value, packing, scale=scale), None
     return _attend_each(query, key, value, packing, scale=scale), None
