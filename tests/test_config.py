@@ -302,6 +302,23 @@ def test_a_wrong_value_is_one_line(toml: Path, override: str, message: str) -> N
         (["sampling.temperature=0"], "sampling.temperature must be above 0 in training, got 0"),
         (["update.evaluate_every=5"], "there is nothing to evaluate on; add [evaluation]"),
         (["update.prompts=1", "update.samples=2", "update.optimizer_steps=3"], "at most prompts x samples = 2, got 3"),
+        (
+            ["student.engine=server", "student.server.url=http://h"],
+            'student.engine must be "hf" or "vllm", got "server"',
+        ),
+        (["teacher.engine=server"], 'needs both engine = "server" and server.url'),
+        (["teacher.engine=vllm", "sampling.temperature=0.7"], "scores at temperature 1 only, got"),
+        (["teacher.engine=vllm", "teacher.vllm.sleep=true"], "a teacher is never put to sleep"),
+        (["student.engine=vllm", "sampling.temperature=0.7", "sampling.top_p=0.9"], "after top-p / top-k cuts"),
+        (["student.engine=vllm", "student.device=cuda:1"], 'got device = "cuda:1"; leave device out'),
+        (["student.engine=vllm", "student.vllm.max_length=2000"], "student.vllm.max_length must hold"),
+        (["student.engine=vllm", "student.vllm.sleep=true", "update.staleness=1"], "it cannot sleep"),
+        (
+            ["teacher.engine=server", "teacher.server.url=http://h", "update.teacher_scoring=step"],
+            "a server keeps nothing of a trajectory",
+        ),
+        (["objective.importance=token"], 'update.student_logprobs must be "recompute", got "rollout"'),
+        (["update.staleness=1", "update.student_logprobs=recompute"], "nothing corrects for the older weights"),
         (["objective.clip_dual=1.28"], "clip_dual must be 0 (off) or above 1 + clip_high = 1.28, got 1.28"),
     ],
 )

@@ -358,6 +358,74 @@ def test_little_memory_for_rows_changes_nothing_but_time(cells: int, parked_byte
     assert (tight._decoder.num_preempted > 0) == (cells > 1), "a single row is never preempted"
 
 
+def test_returning_turns_beside_new_ones_stay_within_memory() -> None:
+    """Several turns of several lengths: what enters together is padded together, and that counts, too."""
+    free = HFModel(qwen3())
+    expected = asyncio.run(episodes(free, 24))
+    for cells in (300, 500):
+        tight = HFModel(qwen3(), kv_bytes=cells * free._network.kv_bytes_per_token)
+        reserve, asked = tight._decoder._cache.reserve, []
+
+        def watched(*, rows: int, tokens: int, asked: list[int] = asked, reserve: Any = reserve) -> bool:
+            asked.append(rows * tokens)
+            return reserve(rows=rows, tokens=tokens)
+
+        tight._decoder._cache.reserve = watched
+        assert [ids for ids, _ in asyncio.run(episodes(tight, 24))] == [ids for ids, _ in expected]
+        assert max(asked) <= cells
+
+
+def test_one_long_turn_does_not_hold_up_the_short_ones() -> None:
+    async def steps(lengths: list[int]) -> int:
+        model = HFModel(qwen3(), kv_bytes=1500 * HFModel(qwen3())._network.kv_bytes_per_token)
+        turns = (
+            take(model, prompt(n), trajectory_id=str(n), max_tokens=length, seed=n, stop=())
+            for n, length in enumerate(lengths)
+        )
+        await asyncio.gather(*turns)
+        return model._decoder._num_steps
+
+    short = asyncio.run(steps([40] * 36))
+    assert asyncio.run(steps([40] * 36 + [400])) < short + 400
+
+
+def test_a_prompt_is_read_once_for_siblings_that_are_scored(model: HFModel) -> None:
+    shared = prompt(0, 40)
+    sequences = [shared + prompt(seed, 10) for seed in range(1, 6)]
+
+    async def score_all() -> list[tuple[float, ...]]:
+        return await asyncio.gather(*(model.score(ids, positions=range(40, 50)) for ids in sequences))
+
+    for ids, scored in zip(sequences, asyncio.run(score_all()), strict=True):
+        torch.testing.assert_close(
+            torch.tensor(scored), reference(model, ids, list(range(40, 50))), atol=1e-5, rtol=1e-5
+        )
+    assert model._scoring.num_computed == 49 + 4 * 10, "the token before the first position is read for each"
+    before = model._scoring.num_computed
+    late = asyncio.run(model.score(sequences[0], positions=[45]))
+    assert late[0] == pytest.approx(float(reference(model, sequences[0], [45])[0]), abs=1e-5)
+    assert model._scoring.num_computed - before == 45, "another first position is another prompt"
+    model.weights_changed()
+    asyncio.run(model.score(sequences[1], positions=range(40, 50)))
+    assert model._scoring.num_computed - before == 45 + 49, "new weights drop what was kept"
+
+
+def test_scores_nobody_waits_for_leave_nothing_behind(model: HFModel) -> None:
+    async def give_up() -> None:
+        for number in range(5):
+            ids = prompt(number, 30)
+            await model.score(ids[:20], positions=[18], trajectory_id=str(number))
+            blocking = asyncio.create_task(model.score(prompt(99, 30), positions=[29]))
+            later = asyncio.create_task(model.score(ids, positions=[29], trajectory_id=str(number)))
+            await asyncio.sleep(0)
+            later.cancel()
+            await asyncio.gather(blocking, later, return_exceptions=True)
+            model.release(str(number))
+
+    asyncio.run(give_up())
+    assert (model._scoring._kept, model._scoring.num_parked) == ({}, 0)
+
+
 def test_keys_and_values_of_a_token_are_counted() -> None:
     network = HFModel(llama())._network
     assert network.kv_bytes_per_token == 2 * 2 * 2 * (32 // 4) * 4  # layers, keys and values, heads, width, float32

@@ -283,7 +283,9 @@ def test_where_nobody_reads_logprobs_any_temperature_will_do() -> None:
 
 
 def test_a_server_without_token_ids_is_refused_at_the_start() -> None:
-    with pytest.raises(ModelError, match=r"must return token ids .* must hold token_ids, got none\. Serve it with"):
+    with pytest.raises(
+        ModelError, match=r"must return token ids .* must hold token_ids, got none\. Serve the model with"
+    ):
         with_model(lambda _, model: model.start(), server={"has_ids": False}, roles=["sampler"])
 
 

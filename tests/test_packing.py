@@ -245,12 +245,12 @@ def test_what_was_kept_stands_for_its_tokens(make: Callable[[], Any], num_kept: 
     heads = [(index, sequence[:count]) for index, (sequence, count) in enumerate(pairs) if count]
     with torch.inference_mode():
         packing = Packing.of([len(head) for _, head in heads], device=device)
-        cache = PackedCache(packing, kept=[None] * len(heads), wanted=[True] * len(heads))
+        cache = PackedCache(packing, kept=[None] * len(heads), wanted=[99] * len(heads))
         network.hidden_packed(torch.cat([head for _, head in heads]), packing=packing, cache=cache)
         parked = {index: cache.parked(place, tuple(head.tolist())) for place, (index, head) in enumerate(heads)}
         tails = [sequence[count:] for sequence, count in zip(sequences, num_kept, strict=True)]
         packing = Packing.of([len(tail) for tail in tails], num_kept=num_kept, device=device)
-        cache = PackedCache(packing, kept=[parked.get(index) for index in range(4)], wanted=[True] * 4)
+        cache = PackedCache(packing, kept=[parked.get(index) for index in range(4)], wanted=[99] * 4)
         hidden_NE = network.hidden_packed(torch.cat(tails), packing=packing, cache=cache)
         whole = [
             network.hidden_packed(sequence, packing=Packing.of([len(sequence)], device=device))

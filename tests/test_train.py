@@ -21,7 +21,17 @@ from safetensors.torch import load_file
 
 from sod.config import SFTConfig, TrainConfig, dump, parse
 from sod.demo.pretrained import make_model
-from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, ModelError, SandboxError, SignalError
+from sod.errors import (
+    CollapseError,
+    ConfigError,
+    DataError,
+    EngineError,
+    InfrastructureError,
+    ModelError,
+    SandboxError,
+    SignalError,
+)
+from sod.learner import Learner
 from sod.metrics import STATUS_SHARES
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
@@ -295,6 +305,56 @@ def test_a_run_that_samples_ahead_can_be_stopped_and_goes_on(world: World, tmp_p
     assert [line["update"] for line in records(config, "metrics")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_while_the_learner_works_leaves_whole_updates_only(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: int
+) -> None:
+    """Also pressed twice: the thread is between two optimizer steps then, and nothing of that may be saved."""
+    step = Learner._step
+
+    def slow(self: Learner, *arguments: Any) -> dict[str, float]:
+        result = step(self, *arguments)
+        if self.optimizer.step_count == 3:  # the first of the second update's two
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+        return result
+
+    monkeypatch.setattr(Learner, "_step", slow)
+    update = _merged({"update": {"num_updates": 4, "staleness": 1}})["update"]
+    config = world.config(tmp_path / "run", update=update)
+    with pytest.raises((KeyboardInterrupt, asyncio.CancelledError)):
+        train(config)
+    saved = [
+        (json.loads((folder / "state.json").read_text())["updates_done"], load_file(folder / "optimizer.safetensors"))
+        for folder in (tmp_path / "run" / "checkpoints").glob("update-*")
+    ]
+    assert [int(state["step_count"]) for _, state in saved] == [2 * done for done, _ in saved]
+    monkeypatch.setattr(Learner, "_step", step)
+    run(config)
+    assert [line["update"] for line in records(config, "metrics")] == [1, 2, 3, 4]
+
+
+def test_the_survivors_of_an_engine_that_died_are_not_learned_from(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = HFModel.sample
+
+    async def dying(self: HFModel, *arguments: Any, **settings: Any) -> Any:
+        if settings["trajectory_id"].startswith("2/") and not settings["trajectory_id"].startswith("2/0"):
+            raise EngineError("the engine is gone")
+        return await sample(self, *arguments, **settings)
+
+    monkeypatch.setattr(HFModel, "sample", dying)
+    config = world.config(tmp_path / "run")
+    with pytest.raises(InfrastructureError, match=r"update 2: 3 of 6 .* nothing was learned .* the engine is gone"):
+        run(config)
+    assert [line["update"] for line in records(config, "metrics")] == [1]
+    monkeypatch.setattr(HFModel, "sample", sample)
+    run(config)
+    assert [line["update"] for line in records(config, "metrics")] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "changes", [{"lora": {"rank": 4}}, {"student": {"dtype": "bfloat16"}}], ids=["lora", "bfloat16"]
 )
@@ -308,7 +368,9 @@ def test_other_precisions_and_lora_go_on_exactly(world: World, tmp_path: Path, c
     run(configs[1])
     assert same_metrics(records(configs[1], "metrics"), records(configs[0], "metrics"))
     ours, theirs, start = weights(configs[1], 2), weights(configs[0], 2), load_file(world.student / "model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in theirs:  # what decodes together depends on the tools' timing, and rounds with it
+        tolerance = 1e-2 if theirs[name].dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(ours[name], theirs[name], rtol=tolerance, atol=1e-5)
     assert set(theirs) == set(start), "a checkpoint is a plain model"
     assert any(not torch.equal(theirs[name].float(), start[name].float()) for name in theirs)
 

@@ -131,10 +131,18 @@ class ModelConfig(Section):
     max_rows: Count = 256
     """Trajectories that decode together, at most."""
     tokens_per_forward: Count = 16384
-    """Tokens in one forward of scoring or prefill, padding included."""
+    """Tokens in one forward of scoring or prefill."""
     kv_cache_gib: NonNegative = 0.0
     """Memory for keys and values of turns that decode, in GiB: what does not fit waits. 0 takes 8 GiB on a CPU and 30 %
     of a GPU; with vLLM 1 GiB on a CPU, and what vllm.memory_share leaves of a GPU."""
+
+    @model_validator(mode="after")
+    def _device_of_vllm(self) -> Self:
+        if self.engine == "vllm" and self.device not in ("auto", "cuda"):
+            raise ValueError(
+                f'vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names, got device = "{self.device}"; leave device out'
+            )
+        return self
 
     @model_validator(mode="after")
     def _server_with_its_engine(self) -> Self:
@@ -319,7 +327,7 @@ class UpdateConfig(Section):
     optimizer_steps: Count = 4
     """Optimizer steps per update; the update's trajectories are dealt out among them."""
     tokens_per_microbatch: Count = 32768
-    """Tokens in one forward and backward, padding included. It changes memory, not the result."""
+    """Tokens in one forward and backward. It changes memory, not the result."""
     student_logprobs: Literal["rollout", "recompute"] = "rollout"
     """Log-probs before the update: the sampler's own, or one more forward of the training model."""
     gradient_checkpointing: bool = False
@@ -445,6 +453,34 @@ class TrainConfig(Section):
             )
         if self.teacher and self.teacher.engine == "vllm" and self.teacher.vllm.sleep:
             raise ValueError("a teacher is never put to sleep, got teacher.vllm.sleep = true; leave it out")
+        if self.teacher and self.teacher.engine == "server" and self.update.teacher_scoring == "step":
+            raise ValueError(
+                'a server keeps nothing of a trajectory, so update.teacher_scoring = "step" would send and score its '
+                'beginning again with every step; set it to "trajectory", or teacher.engine to "hf" or "vllm"'
+            )
+        if self.update.staleness and self.student.vllm.sleep:
+            raise ValueError(
+                "with update.staleness = 1 vLLM samples while the student is trained, so it cannot sleep, got "
+                "student.vllm.sleep = true; leave one of them out"
+            )
+        self._check_positions()
+        self._check_importance()
+
+    def _check_positions(self) -> None:
+        longest = self.agent.max_prompt_tokens + self.agent.max_response_tokens
+        for name, model in (("student", self.student), ("teacher", self.teacher)):
+            if model and model.engine == "vllm" and 0 < model.vllm.max_length < longest:
+                raise ValueError(
+                    f"{name}.vllm.max_length must hold agent.max_prompt_tokens + agent.max_response_tokens = "
+                    f"{longest}, got {model.vllm.max_length}; raise it, or lower those"
+                )
+
+    def _check_importance(self) -> None:
+        if self.update.staleness and self.update.student_logprobs == "recompute" and self.objective.importance == "off":
+            raise ValueError(
+                'with update.staleness = 1 and update.student_logprobs = "recompute" nothing corrects for the older '
+                'weights that sampled, got objective.importance = "off"; set it to "token" or "sequence"'
+            )
         if self.objective.importance != "off" and self.update.student_logprobs != "recompute":
             raise ValueError(
                 "objective.importance compares the training model before the update with the sampler, so "
@@ -474,7 +510,7 @@ class SFTConfig(Section):
     max_tokens: Count = 32768
     """Longest trace in tokens; longer ones are counted and left out."""
     tokens_per_microbatch: Count = 32768
-    """Tokens in one forward and backward, padding included."""
+    """Tokens in one forward and backward."""
     gradient_checkpointing: bool = False
     """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
     agent: AgentConfig = AgentConfig()
@@ -483,6 +519,14 @@ class SFTConfig(Section):
     """The tool that the prompts offer."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="cosine", warmup=0.1)
     """AdamW and its schedule."""
+
+    @model_validator(mode="after")
+    def _only_trains(self) -> Self:
+        if self.student.engine != "hf":
+            raise ValueError(
+                f'a cold start samples nothing, so student.engine must be "hf", got "{self.student.engine}"'
+            )
+        return self
 
 
 class EvalConfig(Section):

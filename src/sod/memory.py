@@ -322,7 +322,7 @@ def _sampling(sizes: _Sizes) -> Iterator[Item]:
     if student.config.engine == "vllm":
         yield from _vllm(student, name="student vLLM", sleeps=student.config.vllm.sleep)
         yield _item_on(
-            "cpu", "sampling", "weights for vLLM", student.weight_bytes, "a copy on its way, after an update"
+            "cpu", "sampling", "weights for vLLM", 2 * student.weight_bytes, "copies on their way, after an update"
         )
         return
     if config.update.staleness:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sod.agent import Agent, draw_seed, run_all
 from sod.batch import Rollout
@@ -71,11 +72,12 @@ class Collector:
             if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
                 return trajectory
             try:
-                score, teacher_logprobs = await asyncio.gather(
-                    grade(self.rewards, problem, trajectory), _logprobs(supervision, trajectory)
+                judged: list[Any] = await run_all(
+                    [grade(self.rewards, problem, trajectory), _logprobs(supervision, trajectory)]
                 )
             except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
                 return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
+        score, teacher_logprobs = judged
         return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
 
 

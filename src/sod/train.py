@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from sod.agent import Agent, draw_seed, make_agent, run_all
 from sod.batch import collate
 from sod.chat import Tokenizer, load_tokenizer
-from sod.config import TrainConfig, dump
+from sod.config import ModelConfig, TrainConfig, dump
 from sod.data import load_problems
 from sod.errors import CollapseError, InfrastructureError, ModelError, SignalError, StorageError
 from sod.evaluate import evaluate, summary
@@ -31,6 +31,7 @@ from sod.memory import check as check_memory
 from sod.metrics import lost_metrics, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
 from sod.models import LongestSequence, Model, Policy, Sampler
 from sod.models.engine import check_context, load_student, open_model, open_policy
+from sod.models.worker import Thread
 from sod.optimizer import Optimizer
 from sod.records import trajectory_record
 from sod.rewards import reward_for
@@ -41,10 +42,14 @@ from sod.sandbox import Sandbox, make_sandbox
 from sod.teachers import Teacher, check_same_language
 from sod.types import Problem
 
-Result = TypeVar("Result")
-
 PROBE_EPISODES = 4
 """Episodes of the check at the start: the teacher's own samples, scored again by itself."""
+
+MIN_LOST = 2
+"""So many lost trajectories are bad luck, whatever their share."""
+
+MAX_LOST_SHARE = 0.25
+"""An update that lost a larger share is not learned from."""
 
 ROUNDING = 1e-5
 """Nats by which float32 log-probs of one model differ between two forwards: a smaller teacher term is no signal."""
@@ -75,17 +80,10 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     held_out = load_problems(config.evaluation) if config.evaluation else ()
     tokenizer = load_tokenizer(config.student.path)
     latest = config.student.model_copy(update={"path": str(checkpoint / "model")}) if checkpoint else config.student
-    student = load_student(
-        config.student if config.lora else latest,  # additions are in the optimizer's state, beside their base
-        lora=config.lora,
-        gradient_checkpointing=config.update.gradient_checkpointing,
-        seed=config.seed,
-    )
-    num_steps = config.update.num_updates * config.update.optimizer_steps
-    optimizer = Optimizer(student.module, config=config.optimizer, num_steps=num_steps)
+    learner = _learner(config, latest)
     apart = config.update.staleness > 0
     async with (
-        open_policy(latest, student, sampling=config.sampling, apart=apart) as policy,
+        open_policy(latest, learner.student, sampling=config.sampling, apart=apart) as policy,
         _open_teacher(config, tokenizer) as teacher_model,
         make_sandbox(config.sandbox) as sandbox,
     ):
@@ -104,7 +102,7 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         check_problems(
             (*problems, *held_out),
             collector=collector,
-            models={"the student": student, "the student's engine": policy, "the teacher": teacher_model},
+            models={"the student": learner.student, "the student's engine": policy, "the teacher": teacher_model},
         )
         loop = TrainingLoop(
             config=config,
@@ -112,7 +110,7 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
             listener=listener,
             tokenizer=tokenizer,
             held_out=held_out,
-            learner=Learner(config=config, student=student, optimizer=optimizer),
+            learner=learner,
             policy=policy,
             collector=collector,
         )
@@ -120,11 +118,24 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
             loop.restore(checkpoint)
         else:
             run.truncate_after(-1)  # a run that ended before its first checkpoint starts again
-            if teacher is not None and teacher_model is not None:
-                probe = agent_of(config, teacher_model, tokenizer, sandbox)
-                gap = await check_teacher(teacher, probe, problems, config=config)
-                loop.noise = max(ROUNDING, 2.0 * gap)  # a student that is the teacher differs by about the gap
+        if loop.done == 0 and teacher is not None and teacher_model is not None:
+            probe = agent_of(config, teacher_model, tokenizer, sandbox)
+            gap = await check_teacher(teacher, probe, problems, config=config)
+            loop.noise = max(ROUNDING, 2.0 * gap)  # a student that is the teacher differs by about the gap
         await loop.run_to_end()
+
+
+def _learner(config: TrainConfig, latest: ModelConfig) -> Learner:
+    """The student with its optimizer. `latest` is where its weights are now: the config's, or a checkpoint's."""
+    student = load_student(
+        config.student if config.lora else latest,  # additions are in the optimizer's state, beside their base
+        lora=config.lora,
+        gradient_checkpointing=config.update.gradient_checkpointing,
+        seed=config.seed,
+    )
+    num_steps = config.update.num_updates * config.update.optimizer_steps
+    optimizer = Optimizer(student.module, config=config.optimizer, num_steps=num_steps)
+    return Learner(config=config, student=student, optimizer=optimizer)
 
 
 def check_problems(
@@ -226,6 +237,7 @@ class TrainingLoop:
     """The next update's trajectories, under way while this one is learned."""
 
     def __post_init__(self) -> None:
+        self.thread = Thread("sod-learning")
         self.guards = Guards(config=self.config.guards)
 
     async def run_to_end(self) -> None:
@@ -251,12 +263,7 @@ class TrainingLoop:
         with self._timed("total_s"):
             with self._timed("rollout_s"):
                 harvest = await self._harvest(number)
-            if not harvest.rollouts:
-                self._record_lost(number, harvest)
-                raise InfrastructureError(
-                    f"update {number}: all {len(harvest.lost)} trajectories were lost, the first because: "
-                    f"{harvest.lost[0].detail}"
-                )
+            self._require_most(number, harvest)
             metrics = await self._finish(number, harvest)
             with self._timed("weights_s"):
                 await self.policy.update_weights(self.learner.student.module)
@@ -264,6 +271,17 @@ class TrainingLoop:
         self.run.append("timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools)})
         self.listener("update", {"update": number, **metrics, **self.timing})
         self._heed(self.guards.check(metrics))
+
+    def _require_most(self, number: int, harvest: Harvest) -> None:
+        """What survives a dying engine are the short trajectories, and of their groups a part: no update is made of
+        them."""
+        lost, total = len(harvest.lost), len(harvest.lost) + len(harvest.rollouts)
+        if not harvest.rollouts or lost > max(MIN_LOST, MAX_LOST_SHARE * total):
+            self._record_lost(number, harvest)
+            raise InfrastructureError(
+                f"update {number}: {lost} of {total} trajectories were lost, so nothing was learned from the rest; the "
+                f"first because: {harvest.lost[0].detail}"
+            )
 
     async def _harvest(self, number: int) -> Harvest:
         """The update's trajectories; those that were begun during the update before, if they were."""
@@ -281,7 +299,7 @@ class TrainingLoop:
             return self._learn_and_record(number, harvest)
         if number < self.config.update.num_updates:
             self.ahead = asyncio.create_task(self.collector.collect(number + 1))
-        metrics = await _whole(asyncio.to_thread(self._learn_and_record, number, harvest))
+        metrics = await self.thread.run(self._learn_and_record, number, harvest)
         if self.ahead is not None:
             with self._timed("straggler_s"):
                 await asyncio.wait([self.ahead])
@@ -417,16 +435,6 @@ class TrainingLoop:
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})
-
-
-async def _whole(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await something that must not be left half done: a cancellation waits for its end."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -32,6 +32,13 @@ class Parked:
         """Memory held."""
         return sum(layer.numel() * layer.element_size() for layer in self.kv)
 
+    def cut(self, num_tokens: int) -> Parked:
+        """The past of its first tokens, in memory of its own."""
+        if num_tokens == len(self.token_ids):
+            return self
+        kv = tuple(layer[:, :, :num_tokens].clone(memory_format=torch.contiguous_format) for layer in self.kv)
+        return Parked(token_ids=self.token_ids[:num_tokens], kv=kv)
+
 
 class ParkingLot:
     """Parked pasts by key, the oldest dropped when they hold more than `max_bytes`."""
@@ -51,6 +58,13 @@ class ParkingLot:
         self._num_bytes += parked.num_bytes
         while self._num_bytes > self._max_bytes:
             self._num_bytes -= self._parked.popitem(last=False)[1].num_bytes
+
+    def look(self, key: str) -> Parked | None:
+        """What is kept, which stays and counts as new; None when there is nothing."""
+        parked = self._parked.get(key)
+        if parked is not None:
+            self._parked.move_to_end(key)
+        return parked
 
     def take(self, key: str) -> Parked | None:
         """Remove and return what was kept, None when there is nothing."""

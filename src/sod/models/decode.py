@@ -139,16 +139,21 @@ class Decoder:
     def _next_turns(self, num_free: int) -> list[Turn]:
         """The next turns that somebody still waits for, `num_free` at most and as many as memory holds."""
         turns: list[Turn] = []
-        longest = self._longest_base + self._num_steps
-        while len(turns) < num_free and (queue := self._returning or self._new):
-            longest = max(longest, len(queue[0].token_ids) + 1)
-            if not self._fits(len(self._running) + len(turns) + 1, longest=longest):
-                break
-            turn = queue.popleft()
-            if queue is self._new:
-                self._waiting_for[turn.token_ids] -= 1
-            if not turn.dropped:
-                turns.append(turn)
+        longest = self._longest_base + self._num_steps if self._running else 0
+        for queue in (self._returning, self._new):
+            passed_over: list[Turn] = []
+            while queue and len(turns) < num_free:
+                turn = queue.popleft()
+                grown = max(longest, len(turn.token_ids) + 1)
+                if not turn.dropped and not self._fits(len(self._running) + len(turns) + 1, longest=grown):
+                    passed_over.append(turn)
+                    continue
+                if queue is self._new:
+                    self._waiting_for[turn.token_ids] -= 1
+                if not turn.dropped:
+                    longest = grown
+                    turns.append(turn)
+            queue.extendleft(reversed(passed_over))
         self._waiting_for += Counter()  # drops the prompts nobody waits for
         return turns
 
@@ -188,9 +193,12 @@ class Decoder:
     def _add_rows(self, turns: Sequence[Turn]) -> None:
         """Append rows for turns."""
         first = len(self._running)
-        # A padded forward writes past the end of its shorter rows, where nothing is yet.
-        widest = max(len(turn.token_ids) - turn.num_reused for turn in turns)
-        longest = max(max(len(turn.token_ids) + 1, turn.num_reused + widest) for turn in turns)
+        longest = max(len(turn.token_ids) + 1 for turn in turns)
+        extended = [turn for turn in turns if turn.num_reused]
+        if extended:
+            # A padded forward writes past the end of its shorter rows, where nothing is yet.
+            widest = max(len(turn.token_ids) - turn.num_reused for turn in extended)
+            longest = max(longest, max(turn.num_reused for turn in extended) + widest)
         self._reserve(rows=first + len(turns), tokens=longest)
         self._state.append(turns, first=first)
         for turn in turns:
@@ -269,14 +277,16 @@ class Decoder:
         return self._draw(hidden_R1E[:, 0], first=0)
 
     def _make_room(self) -> None:
-        """Take the shortest rows out when the rest have outgrown memory: they are the cheapest to compute again."""
-        longest = self._longest_base + self._num_steps
-        num_rows = len(self._running)
-        if num_rows * round_tokens(longest + 1) <= self._max_cells:
+        """Take rows out when all have outgrown memory, so that as many as possible stay: a few long ones, or short ones
+        beside the long, whichever are fewer."""
+        length_R = [turn.base + self._num_steps for turn in self._running]
+        if len(length_R) * round_tokens(max(length_R) + 1) <= self._max_cells:
             return
-        num_left = max(1, self._max_cells // round_tokens(longest + _HEADROOM))
-        by_length = sorted(range(num_rows), key=lambda row: self._running[row].base)
-        leaving = sorted(by_length[: num_rows - num_left])
+        by_length = sorted(range(len(length_R)), key=length_R.__getitem__, reverse=True)
+        room = [self._max_cells // round_tokens(length_R[row] + _HEADROOM) for row in by_length]
+        stay = [min(len(room) - gone, room[gone]) for gone in range(len(room))]
+        gone = max(range(len(room)), key=stay.__getitem__)
+        leaving = sorted([*by_length[:gone], *by_length[gone + max(1, stay[gone]) :]])
         for row in leaving:
             self._preempt(row)
         self._leave(leaving)
@@ -291,7 +301,7 @@ class Decoder:
         turn.num_reused = 0
         if turn.policy_version == self._policy_version:
             self._parked.put(turn.trajectory_id, self._cache.park(row, turn.token_ids[:-1]))
-        self._returning.appendleft(turn)
+        self._returning.append(turn)
         self.num_preempted += 1
 
     def _draw(self, hidden_RE: Tensor, *, first: int) -> list[Turn]:

@@ -101,7 +101,7 @@ def read_completion(reply: Any, *, ids: tuple[int, ...], max_tokens: int, stop_t
     drawn = _asked_for(choice, "token_ids")
     listed = _asked_for(choice.get("logprobs"), "token_logprobs")
     _check_prompt(choice, ids)
-    if not 1 <= len(drawn) <= max_tokens or not all(type(token) is int and token >= 0 for token in drawn):
+    if not 1 <= len(drawn) <= max_tokens or not all(type(token) is int and 0 <= token < 1 << 31 for token in drawn):
         raise ReplyError(f"token_ids must be 1 to {max_tokens} token ids, got {len(drawn)}: {shown(drawn)}")
     _check_count("token_logprobs", listed, expected=[len(drawn)])
     if early := [token for token in drawn[:-1] if token in stop_token_ids]:

@@ -130,11 +130,11 @@ class Network:
     def _packed_in_two_pieces(self, token_T: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens whole, and beside them cut in two."""
         packing = Packing.of([4, 2], device=self.device)
-        cache = PackedCache(packing, kept=[None, None], wanted=[False, True])
+        cache = PackedCache(packing, kept=[None, None], wanted=[0, 2])
         hidden_NE = self.hidden_packed(torch.cat([token_T, token_T[:2]]), packing=packing, cache=cache)
         kept = cache.parked(1, tuple(token_T[:2].tolist()))
         packing = Packing.of([2], num_kept=[2], device=self.device)
-        cache = PackedCache(packing, kept=[kept], wanted=[False])
+        cache = PackedCache(packing, kept=[kept], wanted=[0])
         last_NE = self.hidden_packed(token_T[2:], packing=packing, cache=cache)
         return hidden_NE[:4], torch.cat([hidden_NE[4:], last_NE])
 

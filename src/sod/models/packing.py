@@ -99,10 +99,10 @@ class Packing:
 class PackedCache(Cache):
     """What was kept of the sequences of one packed forward, and what is to be kept of it.
 
-    `kept[b]` is None for a sequence that begins; `wanted[b]` says that its keys and values will come again.
+    `kept[b]` is None for a sequence that begins; keys and values of its first `wanted[b]` tokens will come again.
     """
 
-    def __init__(self, packing: Packing, *, kept: Sequence[Parked | None], wanted: Sequence[bool]) -> None:
+    def __init__(self, packing: Packing, *, kept: Sequence[Parked | None], wanted: Sequence[int]) -> None:
         super().__init__(layers=[])
         self._packing = packing
         self._kept = kept
@@ -117,8 +117,8 @@ class PackedCache(Cache):
         new = torch.split(torch.cat([key_states, value_states]), list(self._packing.num_new), dim=2)
         whole = [self._with_kept(index, layer_idx, piece) for index, piece in enumerate(new)]
         for index, piece in enumerate(whole):
-            if self._wanted[index]:  # in memory of its own: a view would hold the whole batch's
-                self._layers_of[index].append(piece.clone(memory_format=torch.contiguous_format))
+            if wanted := self._wanted[index]:  # in memory of its own: a view would hold the whole batch's
+                self._layers_of[index].append(piece[:, :, :wanted].clone(memory_format=torch.contiguous_format))
         both = torch.cat(whole, dim=2)
         return both[:1], both[1:]
 
@@ -126,9 +126,11 @@ class PackedCache(Cache):
         kept, num_kept = self._kept[index], self._packing.num_kept[index]
         return piece if kept is None else torch.cat([kept.kv[layer][:, :, :num_kept], piece], dim=2)
 
-    def parked(self, index: int, token_ids: tuple[int, ...]) -> Parked:
-        """What to keep of a wanted sequence whose tokens were `token_ids`."""
-        return Parked(token_ids=token_ids, kv=tuple(self._layers_of[index]))
+    def parked(self, index: int, token_ids: tuple[int, ...]) -> Parked | None:
+        """What to keep of a sequence whose tokens begin with `token_ids`; None when nothing is wanted of it."""
+        if not self._wanted[index]:
+            return None
+        return Parked(token_ids=token_ids[: self._wanted[index]], kv=tuple(self._layers_of[index]))
 
 
 def attend(

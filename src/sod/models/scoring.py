@@ -24,6 +24,8 @@ from sod.models.packing import PackedCache, Packing
 
 __all__ = ["Request", "Scored", "Scoring"]
 
+_WORTH_KEEPING = 16  # tokens; a shorter prompt is read again sooner than looked up
+
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Request:
@@ -36,6 +38,8 @@ class Request:
     """Keys and values are kept under it; with "" nothing is."""
     dropped: bool = False
     """Nobody waits for it any more."""
+    keeps_prompt: bool = False
+    """What comes before its first position is kept for its siblings."""
     num_reused: int = 0
     """Tokens whose keys and values were kept."""
     result: tuple[float, ...] | EngineError | None = None
@@ -45,13 +49,27 @@ class Request:
         """Tokens the model must read: those before the last position that are not reused."""
         return self.positions[-1] - self.num_reused
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens whose keys and values siblings can share: all before the one that predicts the first position."""
+        return self.token_ids[: self.positions[0] - 1]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """What one request gave: its log-probs, and what is to be kept of its trajectory."""
+    """What one request gave: its log-probs, and what was read of it that may come again."""
 
     logprobs: tuple[float, ...]
     parked: Parked | None
+
+
+def _num_to_keep(request: Request) -> int:
+    """Tokens of which keys and values are to be kept: the trajectory so far, or its prompt."""
+    return request.positions[-1] if request.trajectory_id else len(request.prompt) if request.keeps_prompt else 0
+
+
+def _key(prompt: tuple[int, ...]) -> str:
+    return ",".join(map(str, prompt))
 
 
 class Scoring:
@@ -61,6 +79,7 @@ class Scoring:
         self._network = network
         self._tokens_per_forward = tokens_per_forward
         self._parked = ParkingLot(max_bytes=parked_bytes)
+        self._prompts = ParkingLot(max_bytes=parked_bytes // 4)
         self._kept: dict[Request, Parked] = {}
         self._arrived: list[Request] = []
         self._batches: list[list[Request]] = []
@@ -98,9 +117,10 @@ class Scoring:
         for request in self._arrived:
             request.num_reused = 0
         for request in self._running:
-            request.trajectory_id = ""
+            request.trajectory_id, request.keeps_prompt = "", False
         self._kept.clear()
         self._parked.clear()
+        self._prompts.clear()
 
     def clear(self) -> list[Request]:
         """Drop everything, after a failure; returns the requests that were not answered."""
@@ -108,6 +128,7 @@ class Scoring:
         self._running, self._arrived, self._batches = [], [], []
         self._kept.clear()
         self._parked.clear()
+        self._prompts.clear()
         return requests
 
     def _waiting(self) -> list[Request]:
@@ -117,8 +138,10 @@ class Scoring:
         """Requests for one `compute`, with what was kept of them; empty when nobody waits. Then comes `finish`."""
         if not self._batches:
             self._batch_arrived()
-        self._running = [request for request in self._batches.pop() if not request.dropped] if self._batches else []
-        return {request: self._kept.pop(request, None) for request in self._running}
+        batch = self._batches.pop() if self._batches else []
+        kept = {request: self._kept.pop(request, None) for request in batch}
+        self._running = [request for request in batch if not request.dropped]
+        return {request: kept[request] for request in self._running}
 
     def finish(self, scored: Sequence[Scored]) -> list[Request]:
         """Take what `compute` returned. Returns the requests that were answered."""
@@ -126,15 +149,28 @@ class Scoring:
         for request, one in zip(answered, scored, strict=True):
             request.result = one.logprobs
             self.num_computed += request.num_new
-            if one.parked is not None and request.trajectory_id:
+            if one.parked is None:
+                continue
+            if request.keeps_prompt:
+                self._prompts.put(_key(request.prompt), one.parked.cut(len(request.prompt)))
+            if request.trajectory_id:
                 self._parked.put(request.trajectory_id, one.parked)
         return answered
 
     def _batch_arrived(self) -> None:
-        requests = [request for request in self._arrived if not request.dropped]
-        self._arrived = []
-        for request in requests:
+        """Requests whose prompt another one reads in this round wait for the next, and find it kept."""
+        arrived, self._arrived = self._arrived, []
+        requests: list[Request] = []
+        prompts: set[tuple[int, ...]] = set()
+        for request in arrived:
+            if request.dropped:
+                continue
             self._reuse(request)
+            if request.keeps_prompt and request.prompt in prompts:
+                self._arrived.append(request)
+                continue
+            prompts.add(request.prompt)
+            requests.append(request)
         requests.sort(key=lambda request: (request.num_reused, request.num_new))  # runs of one length are quickest
         # Keys and values of what was kept are copied together: they count against the limit like tokens.
         lengths = [request.num_reused + request.num_new for request in requests]
@@ -142,12 +178,13 @@ class Scoring:
         self._batches = [[requests[index] for index in run] for run in runs]
 
     def _reuse(self, request: Request) -> None:
-        """Find what was kept of the request's trajectory, and how much of it holds."""
-        parked = self._parked.take(request.trajectory_id)
+        """Find what was kept of the request's trajectory, else of its prompt, and how much of it holds."""
+        parked = self._parked.take(request.trajectory_id) or self._prompts.look(_key(request.prompt))
+        request.keeps_prompt = parked is None and len(request.prompt) >= _WORTH_KEEPING
         if parked is None:
             return
-        limit = request.positions[0] - 1  # this token's hidden state gives the first log-prob
-        request.num_reused = min(common_prefix(parked.token_ids, request.token_ids), limit)
+        # The last token before the first position is read again: its hidden state gives the first log-prob.
+        request.num_reused = min(common_prefix(parked.token_ids, request.token_ids), len(request.prompt))
         if request.num_reused:
             self._kept[request] = parked
 
@@ -162,16 +199,14 @@ class Scoring:
                 num_kept=[request.num_reused for request in batch],
                 device=self._network.device,
             )
-            wanted = [bool(request.trajectory_id) for request in batch]
+            wanted = [_num_to_keep(request) for request in batch]
             kept = list(batch.values())
             cache = PackedCache(packing, kept=kept, wanted=wanted) if any(wanted) or any(kept) else None
             values = iter(self._logprobs(list(batch), packing, cache))
             return [
                 Scored(
                     logprobs=tuple(next(values) for _ in request.positions),
-                    parked=cache.parked(index, request.token_ids[: request.positions[-1]])
-                    if cache is not None and wanted[index]
-                    else None,
+                    parked=None if cache is None else cache.parked(index, request.token_ids),
                 )
                 for index, request in enumerate(batch)
             ]

@@ -16,11 +16,12 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -30,9 +31,13 @@ from sod.config import ModelConfig, SamplingConfig
 from sod.errors import ConfigError, EngineError, ModelError
 from sod.models.lora import full_state
 from sod.models.seeds import turn_seed
+from sod.models.vllm_worker import shape_and_sum
 from sod.types import Completion
 
 __all__ = ["VLLMModel"]
+
+Sums: TypeAlias = Mapping[str, tuple[Sequence[int], float]]
+"""Shape and sum of parameters by name."""
 
 _CPU_KV_BYTES = 1 << 30
 _SCORED_LOGITS = 1 << 29
@@ -78,8 +83,10 @@ class VLLMModel:
         """End vLLM's processes; calls that still run raise EngineError."""
         engine, self._engine = self._engine, None
         if engine is not None:
+            # Whoever still waits hears of it; and the handler must not take the end of the processes for a failure.
+            engine.output_processor.propagate_error(EngineError("vLLM was closed while a request was under way"))
             if engine.output_handler is not None:
-                engine.output_handler.cancel()  # or it takes the end of the processes for a failure, and prints so
+                engine.output_handler.cancel()
             await asyncio.to_thread(engine.shutdown)
 
     @property
@@ -150,6 +157,7 @@ class VLLMModel:
         temperature that is not 1: vLLM cannot divide the logits of given tokens.
         """
         ids, wanted = self._checked(token_ids, room=0), tuple(positions)
+        assert all(a < b for a, b in pairwise((0, *wanted, len(ids)))), f"positions must ascend in 1..{len(ids) - 1}"
         if temperature != 1.0:
             raise ConfigError(
                 f'a teacher with engine = "vllm" scores at temperature 1 only, got {temperature:g}; set '
@@ -168,51 +176,57 @@ class VLLMModel:
     async def update_weights(self, module: nn.Module) -> None:
         """Take over a module's weights, drop the prefix cache, count the version, and see that they arrived.
 
-        Turns under way wait, and go on with the new weights; they carry the version they began with. Raises EngineError
-        when vLLM does not take them or then disagrees with the module; it is of no use any more.
+        Turns under way wait, and go on with the new weights; they carry the version they began with. What vLLM then
+        holds is compared with what was sent, and what it says with what the module says. Raises EngineError when they
+        differ; it is of no use any more.
         """
         engine = self._alive()
-        try:
-            await self._wake()
-            async with _as_files(module, dtype=engine.model_config.dtype) as directory:
+        with self._ending("it did not take new weights"):
+            if self._asleep:
+                torch.cuda.empty_cache()  # what the trainer no longer needs is in its own pool
+                await engine.wake_up()
+                self._asleep = False
+            async with _as_files(module, dtype=engine.model_config.dtype) as (directory, sent):
                 await engine.pause_generation(mode="keep", clear_cache=True)
-                await engine.collective_rpc("sod_take_weights", args=(str(directory),))
+                taken = await engine.collective_rpc("sod_take_weights", args=(str(directory),))
                 await engine.resume_generation()
-        except Exception as error:
-            self._broken = f"new weights did not arrive: {type(error).__name__}: {error}"
-            raise EngineError(f"vLLM must take new weights, got {self._broken}") from error
-        self._policy_version += 1
-        self._salts.clear()
-        await self._check_weights(module)
+            _check_taken(sent, taken)
+            self._policy_version += 1
+            self._salts.clear()
+            await self._check_speech(module)
 
     async def sleep(self) -> None:
         """Give the GPU's memory back until the next weights, when the config says so. No turn may be under way."""
         if self._config.vllm.sleep and not self._asleep:
-            await self._alive().sleep(level=1)
-            self._asleep = True
+            with self._ending("it could not be put to sleep"):
+                await self._alive().sleep(level=1)
+                self._asleep = True
 
-    async def _wake(self) -> None:
-        if self._asleep:
-            torch.cuda.empty_cache()  # what the trainer no longer needs is in its own pool
-            await self._alive().wake_up()
-            self._asleep = False
+    @contextmanager
+    def _ending(self, what: str) -> Iterator[None]:
+        """A failure here leaves an engine that is of no use any more. Raises EngineError."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            self._broken = f"{what}: {reason}"
+            raise EngineError(f"vLLM failed, {self._broken}") from error
 
-    async def _check_weights(self, module: nn.Module) -> None:
-        """Log-probs of a few tokens under both: a woken or half-loaded engine says something else altogether."""
+    async def _check_speech(self, module: nn.Module) -> None:
+        """Log-probs of a few tokens under both: an engine can hold the weights and still not compute with them."""
         limit = _WEIGHT_GAP.get(self._alive().model_config.dtype, 0.1)
         ids = [(7 * index) % self.vocab_size for index in range(1, _PROBE_LENGTH + 1)]
-        positions = range(1, _PROBE_LENGTH)
-        got = await self.score(ids, positions=positions)
+        got = await self.score(ids, positions=range(1, _PROBE_LENGTH))
         wanted = _module_logprobs(module, ids)
         gap = sum(abs(mine - theirs) for mine, theirs in zip(wanted, got, strict=True)) / len(got)
-        if not gap <= limit:
-            uniform = sum(got) / len(got) < -0.98 * math.log(self.vocab_size)
-            self._broken = f"after taking new weights its log-probs were off by {gap:.3g} nats"
-            hint = "it guesses uniformly: its weights are lost" if uniform else "it holds other weights"
-            raise EngineError(
-                f"vLLM must agree with the trained model within {limit:g} nats on a few tokens, got {gap:.3g}; {hint}. "
-                'Set student.vllm.sleep to false if it is on, or student.engine to "hf"'
-            )
+        if gap <= limit:
+            return
+        uniform = max(got) - min(got) < 0.01
+        hint = "it says the same of every token, so its weights are lost" if uniform else "it computes with others"
+        raise EngineError(
+            f"its log-probs of a few tokens must agree with the trained model's within {limit:g} nats, got {gap:.3g}: "
+            f'{hint}. Set student.vllm.sleep to false if it is on, or student.engine to "hf"'
+        )
 
     async def _score_rest(
         self, ids: tuple[int, ...], positions: tuple[int, ...], trajectory_id: str
@@ -291,7 +305,8 @@ def _start(config: ModelConfig, *, temperature: float, scores: bool) -> Any:
     except Exception as error:
         raise ModelError(
             f"{config.path}: vLLM must be able to load the model, got {type(error).__name__}: {error}; what it printed "
-            'says more. Lower vllm.memory_share or vllm.max_length if memory is short, or set engine to "hf"'
+            "says more. Lower vllm.memory_share or vllm.max_length if memory is short; a script of your own must guard "
+            'its start with `if __name__ == "__main__":`, as vLLM imports it again; or set engine to "hf"'
         ) from error
 
 
@@ -385,13 +400,25 @@ def _own_logprobs(
 
 
 @asynccontextmanager
-async def _as_files(module: nn.Module, *, dtype: torch.dtype) -> AsyncIterator[Path]:
-    """The weights as safetensors in memory (else on disk), for as long as the context lasts."""
+async def _as_files(module: nn.Module, *, dtype: torch.dtype) -> AsyncIterator[tuple[Path, Sums]]:
+    """The weights as safetensors in memory (else on disk), as long as the context lasts, and what they add up to."""
     state = full_state(module)
     num_bytes = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize
     with tempfile.TemporaryDirectory(dir=_memory(num_bytes), prefix="sod-weights-") as directory:
-        await asyncio.to_thread(_write, state, Path(directory) / "model.safetensors", dtype)
-        yield Path(directory)
+        sums = await asyncio.to_thread(_write, state, Path(directory) / "model.safetensors", dtype)
+        yield Path(directory), sums
+
+
+def _check_taken(sent: Sums, taken: Sequence[Sums]) -> None:
+    """Every worker must hold what was sent, as far as it has the same parameters (others are fused or sharded)."""
+    for held in taken:
+        same = [name for name in sent if name in held and list(held[name][0]) == list(sent[name][0])]
+        wrong = [name for name in same if not math.isclose(held[name][1], sent[name][1], rel_tol=1e-9, abs_tol=1e-7)]
+        if not same or wrong:
+            first = f", the first {wrong[0]}" if wrong else ""
+            raise EngineError(
+                f"its parameters must be those that were sent, got {len(wrong)} of {len(same)} that are not{first}"
+            )
 
 
 def _memory(num_bytes: int) -> str | None:
@@ -403,8 +430,10 @@ def _memory(num_bytes: int) -> str | None:
     return directory if status.f_bavail * status.f_frsize > 1.1 * num_bytes else None
 
 
-def _write(state: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    save_file({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}, path)
+def _write(state: dict[str, Tensor], path: Path, dtype: torch.dtype) -> Sums:
+    copies = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    save_file(copies, path)
+    return {name: shape_and_sum(copy) for name, copy in copies.items()}
 
 
 @torch.no_grad()
