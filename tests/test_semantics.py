@@ -487,9 +487,9 @@ def test_33_both_sides_of_a_log_ratio_are_scaled_by_one_temperature(
     """The teacher scores at the temperature the student was sampled at; a student that is the teacher has no gap."""
     model = HFModel(tiny_module(0))
     settings = config(sampling={"temperature": 0.6})
-    teacher = _teacher(model, settings)
-    assert teacher.temperature == 0.6
     scene = stage([], limits={"max_response_tokens": 24}, sampling={"temperature": 0.6})
+    teacher = _teacher(settings, model, scene.tokenizer)
+    assert teacher.temperature == 0.6
     agent = dataclasses.replace(scene.agent, sampler=model)
     harvest = asyncio.run(scene.collector(agent=agent, teacher=teacher).collect(1))
     given = credit(collate(harvest.rollouts, need_teacher=True))

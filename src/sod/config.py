@@ -138,9 +138,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _device_of_vllm(self) -> Self:
-        if self.engine == "vllm" and self.device not in ("auto", "cuda"):
+        if self.engine == "vllm" and self.device not in ("auto", "cpu", "cuda", "cuda:0"):
             raise ValueError(
-                f'vLLM takes the GPUs that CUDA_VISIBLE_DEVICES names, got device = "{self.device}"; leave device out'
+                "vLLM takes the first of the GPUs that CUDA_VISIBLE_DEVICES names, got "
+                f'device = "{self.device}"; leave device out'
             )
         return self
 
