@@ -1,8 +1,9 @@
 """Twenty updates of the demo's SOD run, small, against the curve that was recorded.
 
 `python tests/test_golden_curve.py` records it. Draws are decided by seeds, but one whose number lies within rounding
-of a border may fall differently on another processor, and then everything after it differs a little: so the first
-update must agree closely, and the rest in its means over five updates, within bounds that a change of the rule breaks.
+of a border may fall differently on another processor, or when tools end in another order (what decodes together rounds
+together), and then everything after it differs a little: so the first update must agree closely, the next nine in their
+means over five updates, within bounds that a change of the rule breaks, and the last ten within four times those.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def test_the_curve_is_met_again(tmp_path: Path) -> None:
     assert len(curve) == 20
     assert curve[0] == pytest.approx(golden["updates"][0], rel=2e-3, abs=2e-4)
     for key, (relative, absolute) in golden["bounds"].items():
-        for got, wanted in zip(means(curve, key), means(golden["updates"], key), strict=True):
-            assert got == pytest.approx(wanted, rel=relative, abs=absolute), key
+        for window, (got, wanted) in enumerate(zip(means(curve, key), means(golden["updates"], key), strict=True)):
+            slack = 1 if window < 2 else 4
+            assert got == pytest.approx(wanted, rel=slack * relative, abs=slack * absolute), f"{key}, window {window}"
 
 
 if __name__ == "__main__":
