@@ -35,6 +35,8 @@ from sod.config import (
 from sod.demo import world
 from sod.errors import ConfigError, EngineError, InfrastructureError, ModelError
 from sod.models.hf import HFModel
+from sod.models.vllm import _check_taken
+from sod.models.vllm_worker import shape_and_sum
 from sod.runs import read_records
 from sod.sandbox import make_sandbox
 from sod.train import train
@@ -270,10 +272,13 @@ async def _with_new_weights() -> dict[str, Any]:
         with torch.no_grad():
             module.get_input_embeddings().weight.zero_()
         seen["version"] = model.policy_version
-        model._engine.collective_rpc, kept = _does_nothing, model._engine.collective_rpc
-        with pytest.raises(EngineError, match="must agree with the trained model"):
+
+        async def takes_nothing(*_arguments: Any, **_settings: Any) -> Any:
+            return [{name: shape_and_sum(parameter) for name, parameter in module.named_parameters()}]
+
+        model._engine.collective_rpc = takes_nothing  # as it says, the new weights are there; it computes with the old
+        with pytest.raises(EngineError, match=r"log-probs of a few tokens must agree .* computes with others"):
             await model.update_weights(module)
-        model._engine.collective_rpc = kept
         with pytest.raises(EngineError, match="of no use any more"):
             await model.sample(IDS, max_tokens=1, **settings)
     with pytest.raises(EngineError, match="not running"):
@@ -281,8 +286,14 @@ async def _with_new_weights() -> dict[str, Any]:
     return seen
 
 
-async def _does_nothing(*_args: Any, **_settings: Any) -> None:
-    """Weights that never arrive."""
+def test_a_worker_that_holds_other_weights_is_found() -> None:
+    """A step of 1e-6 of a few numbers is enough; what is fused or sharded cannot be compared and is left out."""
+    sent = {"norm": ([4], 4.0), "qkv": ([8, 4], 1.0)}
+    _check_taken(sent, [{"norm": ([4], 4.0), "fused": ([9], 3.0), "qkv": ([4, 4], 0.5)}])
+    with pytest.raises(EngineError, match="got 1 of 1 that are not, the first norm"):
+        _check_taken(sent, [{"norm": ([4], 4.0)}, {"norm": ([4], 4.000002)}])
+    with pytest.raises(EngineError, match="got 0 of 0"):
+        _check_taken(sent, [{"other": ([4], 4.0)}])
 
 
 def test_new_weights_arrive_without_a_restart_and_those_that_do_not_are_found() -> None:
@@ -295,8 +306,9 @@ def test_new_weights_arrive_without_a_restart_and_those_that_do_not_are_found() 
 
 def engine_processes() -> set[int]:
     """Children of this process, by their own and their children's parents."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split()
-    parent = dict(zip(map(int, listed[2::2]), map(int, listed[3::2]), strict=True))
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    parent = {int(pid): int(ppid) for pid, ppid, command in rows if command != "ps"}
     found: set[int] = {os.getpid()}
     while new := {pid for pid, ppid in parent.items() if ppid in found} - found:
         found |= new
@@ -331,7 +343,7 @@ def test_an_engine_that_dies_answers_everybody() -> None:
             assert [type(result) for result in results] == [EngineError] * 4
             with pytest.raises(EngineError, match="vLLM failed"):
                 await model.sample(IDS, max_tokens=1, **settings)
-        assert not engine_processes() - before - {0}
+        assert not engine_processes() - before
 
     asyncio.run(die())
 
