@@ -272,10 +272,10 @@ def test_hostile_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], te
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_what_the_terminal_cannot_write_does_not_end_a_run(encoding: str) -> None:
     code = (
-        "import sys; sys.argv = ['sod', 'sft', 'x.toml']\nimport sod.config, sod.cli\n"
+        "import sys; sys.argv = ['sod', 'sft', 'x.toml']\nimport sod.config, sod.errors, sod.cli\n"
         "def load(*_, **__):\n"
         "    sod.cli._print_event('alarm', {'update': 1, 'message': 'problem \\ud800 é'})\n"
-        "    raise sod.config.ConfigError('also \\ud800 é')\n"
+        "    raise sod.errors.ConfigError('also \\ud800 é')\n"
         "sod.config.load = load\nsod.cli.main()\n"
     )
     environment = os.environ | {"PYTHONIOENCODING": encoding}
