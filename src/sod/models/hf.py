@@ -198,15 +198,24 @@ class HFModel:
         any valid token; the result has one entry per masked token, row by row. `mask_BT[:, 0]` must be empty: nothing
         predicts a first token.
         """
+        hidden_NE, token_N = self.hidden_before(token_BT, mask_BT), token_BT[mask_BT]
+        temperature_N = torch.full(token_N.shape, temperature, device=token_N.device)
+        return head_logprobs(self._network, hidden_NE, token_N, temperature_N=temperature_N)
+
+    def hidden_before(self, token_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Hidden states (N, E) of the tokens before the masked ones, row by row: what `head` predicts those from."""
         assert not bool(mask_BT[:, 0].any()), "a mask must leave out each row's first token: nothing predicts it"
         reading = read_rows(token_BT, mask_BT)
         with self._recomputing():
             hidden_NE = self._network.hidden_packed(reading.token_N, packing=reading.packing)
         row_N, position_N = mask_BT.nonzero(as_tuple=True)
-        token_N = token_BT[row_N, position_N]
-        temperature_N = torch.full(token_N.shape, temperature, device=token_N.device)
-        before_N = reading.place_BT[row_N, position_N - 1]
-        return head_logprobs(self._network, hidden_NE[before_N], token_N, temperature_N=temperature_N)
+        return hidden_NE[reading.place_BT[row_N, position_N - 1]]
+
+    @property
+    def head(self) -> nn.Module:
+        """Hidden states (N, E) -> logits (N, V)."""
+        head: nn.Module = self._network.head
+        return head
 
     def _recomputing(self) -> AbstractContextManager[None]:
         on = self._gradient_checkpointing and torch.is_grad_enabled()
