@@ -14,7 +14,7 @@ from sod.config import AgentConfig, SamplingConfig, ToolConfig
 from sod.errors import DataError, EngineError, InfrastructureError
 from sod.models import Sampler
 from sod.sandbox import Sandbox
-from sod.tools import CodeInterpreter, Tool, call_tool, cut_as_published, merge_notices
+from sod.tools import Tool, call_tool, cut_as_published, make_tools, merge_notices
 from sod.types import (
     Completion,
     MalformedCall,
@@ -31,6 +31,12 @@ Result = TypeVar("Result")
 
 OnStep: TypeAlias = Callable[[Sequence[int], Sequence[int]], None]
 """(all tokens so far, positions of the step that was just sampled): told before the step's tools run."""
+
+
+MAX_SEED = (1 << 63) - 1
+
+FAULT = "[the tool failed: no answer]"
+"""What the student sees of a call that fails on purpose (`tool.fault_share`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +162,12 @@ class _Episode:
 
     async def _call(self, calls: Sequence[ToolCall | MalformedCall]) -> tuple[ToolResult, ...]:
         """Run the calls of a turn at once."""
-        return tuple(await run_all(self._timed_call(call) for call in calls))
+        return tuple(await run_all(self._timed_call(call, index) for index, call in enumerate(calls)))
 
-    async def _timed_call(self, call: ToolCall | MalformedCall) -> ToolResult:
+    async def _timed_call(self, call: ToolCall | MalformedCall, index: int) -> ToolResult:
         start = time.perf_counter()
+        if isinstance(call, ToolCall) and self._fails_on_purpose(index):
+            return ToolResult(status=ToolStatus.ERROR, text=FAULT, detail="tool.fault_share")
         result = await call_tool(self.agent.tools, call)
         return ToolResult(
             status=result.status,
@@ -168,6 +176,10 @@ class _Episode:
             queue_s=result.queue_s,
             detail=result.detail,
         )
+
+    def _fails_on_purpose(self, index: int) -> bool:
+        share = self.agent.tool_limits.fault_share
+        return share > 0.0 and draw_seed("fault", self.seed, len(self.turns), index) < share * MAX_SEED
 
     def _shortened(self, text: str) -> str:
         """An observation within its limit; when something of it is missing, one line says so."""
@@ -225,9 +237,8 @@ def make_agent(
     tool: ToolConfig,
     sampling: SamplingConfig,
 ) -> Agent:
-    """An agent with the code interpreter (or none, when `tool.enabled` is off), as the configs say."""
-    interpreter = CodeInterpreter(sandbox, config=tool)
-    tools: dict[str, Tool] = {interpreter.name: interpreter} if tool.enabled else {}
+    """An agent with its tool (or none, when `tool.enabled` is off), as the configs say."""
+    tools = make_tools(tool, sandbox=sandbox)
     chat = Chat(
         tokenizer, tools=[each.schema for each in tools.values()], thinking=limits.thinking, system=limits.system
     )

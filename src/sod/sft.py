@@ -22,7 +22,7 @@ from sod.models.engine import load_student
 from sod.models.hf import HFModel
 from sod.optimizer import Optimizer
 from sod.runs import RunDirectory
-from sod.tools import interpreter_schema
+from sod.tools import make_tools
 from sod.traces import Trace, load_traces
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -52,8 +52,9 @@ def tokenize(
     traces: Sequence[Trace], tokenizer: Tokenizer, *, config: SFTConfig, listener: Listener
 ) -> list[TokenRecord]:
     """Token records of the traces that fit. Raises DataError when none does; those left out are counted aloud."""
-    tools = [interpreter_schema(config.tool)] if config.tool.enabled else []
-    chat = Chat(tokenizer, tools=tools, thinking=config.agent.thinking, system=config.agent.system)
+    tools = make_tools(config.tool, sandbox=None)
+    schemas = [tool.schema for tool in tools.values()]
+    chat = Chat(tokenizer, tools=schemas, thinking=config.agent.thinking, system=config.agent.system)
     records: list[TokenRecord] = []
     too_long = unreadable = 0
     for trace in traces[: config.limit or None]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from sod.config import ToolConfig
-from sod.errors import SandboxError
+from sod.errors import ConfigError, SandboxError
 from sod.sandbox import ExecutionResult, ExecutionStatus, Sandbox
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
-__all__ = ["CodeInterpreter", "Tool", "as_released", "call_tool", "cut_as_published", "merge_notices", "strip_fence"]
+__all__ = [
+    "CodeInterpreter",
+    "Tool",
+    "as_released",
+    "call_tool",
+    "cut_as_published",
+    "make_tools",
+    "merge_notices",
+    "strip_fence",
+]
 
 
+@runtime_checkable
 class Tool(Protocol):
     """Something the student can call."""
 
@@ -42,7 +56,7 @@ class CodeInterpreter:
     `"3\\n\\n[stderr]\\n...ZeroDivisionError: division by zero\\n\\n[exit code 1]"`. `memory_mb` is only for that line.
     """
 
-    def __init__(self, sandbox: Sandbox, *, config: ToolConfig, memory_mb: int | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None, *, config: ToolConfig, memory_mb: int | None = None) -> None:
         self.name = config.name
         self.schema = interpreter_schema(config)
         self._sandbox = sandbox
@@ -53,12 +67,12 @@ class CodeInterpreter:
         """Runs `arguments["code"]`. A failure of the sandbox itself is tried again, then INFRASTRUCTURE."""
         mode = self._config.mode
         code = as_released(arguments["code"]) if mode == "retool" else strip_fence(arguments["code"])
+        sandbox = self._sandbox
+        assert sandbox is not None, "a tool without a sandbox is only to be shown"
         failures: list[str] = []
         for _ in range(1 + self._config.infrastructure_retries):
             try:
-                result = await self._sandbox.run(
-                    code, timeout_s=self._config.timeout_s, echo_last_expression=mode == "repl"
-                )
+                result = await sandbox.run(code, timeout_s=self._config.timeout_s, echo_last_expression=mode == "repl")
             except SandboxError as error:
                 failures.append(str(error))
                 continue
@@ -196,6 +210,59 @@ def interpreter_schema(config: ToolConfig) -> Mapping[str, Any]:
             },
         },
     }
+
+
+Maker: TypeAlias = Callable[[ToolConfig, Sandbox | None], Tool]
+"""What `tool.make` names. In a cold start, which calls nothing, there is no sandbox."""
+
+
+def make_tools(config: ToolConfig, *, sandbox: Sandbox | None) -> Mapping[str, Tool]:
+    """The student's tools by name, as the config says: the code interpreter, one of your own, or none.
+
+    Raises ConfigError when `tool.make` names nothing that makes a tool. What that does in its own code is its own: an
+    error of it is raised as it is.
+    """
+    if not config.enabled:
+        return {}
+    make: Maker = _maker(config.make) if config.make else _interpreter
+    tool = make(config, sandbox)
+    if not isinstance(tool, Tool):
+        raise ConfigError(
+            f"tool.make = {config.make!r} must make a tool with a name, a schema and a call (sod.tools.Tool), got "
+            f"{type(tool).__name__}"
+        )
+    return {tool.name: tool}
+
+
+def _interpreter(config: ToolConfig, sandbox: Sandbox | None) -> Tool:
+    return CodeInterpreter(sandbox, config=config)
+
+
+def _maker(name: str) -> Maker:
+    """`my_tools.py:search` or `my_package.tools:search` -> the function."""
+    where, _, function = name.rpartition(":")
+    try:
+        module = _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(
+            f"tool.make must be FILE.py:FUNCTION or MODULE:FUNCTION, got {name!r}: {error}; give the file's path from "
+            "where the command is run"
+        ) from None
+    maker = vars(module).get(function)
+    if not callable(maker):
+        raise ConfigError(f"tool.make = {name!r}: there is no function {function!r} in {where}")
+    return cast("Maker", maker)
+
+
+def _module_of(path: Path) -> ModuleType:
+    """A file as a module. It is registered, because dataclasses look their module up."""
+    name = f"sod_tool_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 async def call_tool(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -> ToolResult:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sod.config.section import Count, FromList, Positive, Section
+from sod.config.section import Count, Fraction, FromList, Positive, Section
 
 
 class AgentConfig(Section):
@@ -33,6 +33,9 @@ class ToolConfig(Section):
 
     enabled: bool = True
     """Offer the tool at all."""
+    make: str = ""
+    """A tool of your own: FILE.py:FUNCTION or MODULE:FUNCTION, called with this section and the sandbox (None in a cold
+    start, which only shows the tool); "" is the code interpreter."""
     name: str = "code_interpreter"
     """The function's name in the chat template."""
     timeout_s: Positive = 10.0
@@ -46,6 +49,9 @@ class ToolConfig(Section):
     """Tokens of one observation, the notice of the cut included; not used with observation_cut = "paper"."""
     infrastructure_retries: Annotated[int, Field(ge=0)] = 2
     """Tries after the first when the sandbox itself failed."""
+    fault_share: Fraction = 0.0
+    """Share of readable calls that are answered by a failure instead, drawn by the episode's seed: for training and
+    measuring how a student lives with a tool that fails; 0 is off."""
 
 
 class SandboxConfig(Section):
