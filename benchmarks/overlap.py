@@ -40,7 +40,7 @@ from sod.rewards.math import MathReward
 from sod.rollouts import Collector
 from sod.sandbox import make_sandbox
 from sod.sandbox.scripted import ScriptedSandbox
-from sod.teachers import Teacher
+from sod.teachers import Teacher, Teachers
 
 STUDENT = str(files("sod.demo") / "weights" / "student")
 GOAL = 0.90
@@ -59,7 +59,8 @@ class Scene:
         """Wall time of one update's rollouts and scores."""
         start = time.perf_counter()
         teacher = {BY_TRAJECTORY: self.teacher, BY_STEP: replace(self.teacher, by_step=True)}.get(kind)
-        harvest = await replace(self.collector, teacher=teacher).collect(update)
+        teachers = None if teacher is None else Teachers(default=teacher)
+        harvest = await replace(self.collector, teachers=teachers).collect(update)
         assert not harvest.lost, harvest.lost[0].detail
         if kind == AT_END:
             start = time.perf_counter()
@@ -154,7 +155,7 @@ def _collector(sampler: Any, sandbox: Any, tokenizer: Any, *, prompts: int, samp
         agent=agent,
         problems=list(world.problems(prompts, seed=6)),
         rewards={"math": MathReward()},
-        teacher=None,
+        teachers=None,
         seed=0,
         sizes=UpdateConfig(prompts=prompts, samples=samples, optimizer_steps=1),
     )

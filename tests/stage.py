@@ -14,7 +14,7 @@ from sod.models.scripted import LogprobRule, Reply, ScriptedSampler, ScriptedSco
 from sod.rewards.math import MathReward
 from sod.rollouts import Collector
 from sod.sandbox.scripted import Played, ScriptedSandbox
-from sod.teachers import Teacher
+from sod.teachers import Teacher, Teachers
 from sod.types import Problem, Trajectory
 
 STOP = "<|im_end|>"
@@ -72,10 +72,10 @@ class Stage:
         self, scorer: ScriptedScorer | None = None, *, prompts: int = 1, samples: int = 2, **settings: Any
     ) -> Collector:
         """Plays updates over one problem."""
-        teacher = None if scorer is None else Teacher(scorer=scorer, vocabulary_size=640)
+        teachers = None if scorer is None else Teachers(default=Teacher(scorer=scorer, vocabulary_size=640))
         fields: dict[str, Any] = {"problems": [PROBLEM], "rewards": {"math": MathReward()}, "seed": 0, **settings}
         sizes = UpdateConfig(prompts=prompts, samples=samples, optimizer_steps=1)
-        return Collector(**{"agent": self.agent, "teacher": teacher, "sizes": sizes, **fields})
+        return Collector(**{"agent": self.agent, "teachers": teachers, "sizes": sizes, **fields})
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Text as the student would most likely sample it."""

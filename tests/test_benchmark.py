@@ -397,7 +397,7 @@ def test_the_demos_student_at_k_32_by_hand(tmp_path: Path) -> None:
             "model": {"path": str(student)},
             "benchmarks": [str(tmp_path / "sums.jsonl")],
             "samples": 32,
-            "sampling": {"temperature": 1.0},
+            "sampling": {"temperature": 1.0, "top_p": 1.0},
             "agent": {"max_turns": 10, "max_response_tokens": 512},
             "sandbox": {"workers": 1, "preload": []},
         }

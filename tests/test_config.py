@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sod import config as config_module
 from sod.config import (
-    METHODS,
     EvalConfig,
     ObjectiveConfig,
     Section,
@@ -66,8 +65,8 @@ def refused(*overrides: str, kind: type[Section] = TrainConfig, toml: Path) -> s
 
 PUBLISHED_TRAINING = {
     "method": "sod",
-    "objective.epsilon": 1e-6,
-    "objective.delta": 0.2,
+    "weights.epsilon": 1e-6,
+    "weights.delta": 0.2,
     "objective.coef": 1.0,
     "objective.advantage_epsilon": 1e-6,
     "objective.divide_by_std": True,
@@ -115,6 +114,14 @@ def test_cold_start_defaults_are_the_published_setting(key: str, value: object) 
     assert at(config, key) == value
 
 
+def test_one_setting_of_a_section_leaves_the_others_at_their_published_values() -> None:
+    """The cold start and the evaluation have defaults of their own for sections that training has too."""
+    cold = parse(SFTConfig, {"run": "r", "student": {"path": "s"}, "traces": "t", "optimizer": {"lr": 2e-5}})
+    assert (cold.optimizer.schedule, cold.optimizer.warmup) == ("cosine", 0.1)
+    given = {"run": "r", "model": {"path": "m"}, "benchmarks": ["d"], "sampling": {"temperature": 0.5}}
+    assert parse(EvalConfig, given).sampling.top_p == 0.6
+
+
 @pytest.mark.parametrize(("key", "value"), PUBLISHED_EVALUATION.items())
 def test_evaluation_defaults_are_the_published_setting(key: str, value: object) -> None:
     config = parse(EvalConfig, {"run": "r", "model": {"path": "m"}, "benchmarks": ["d"]})
@@ -122,12 +129,15 @@ def test_evaluation_defaults_are_the_published_setting(key: str, value: object) 
 
 
 def test_methods_are_the_terms_they_are_named_for() -> None:
-    terms = {name: (method.outcome, method.teacher, method.step_weights) for name, method in METHODS.items()}
+    terms = {}
+    for name in ("grpo", "opd", "opd_grpo", "sod"):
+        config = parse(TrainConfig, {**MINIMAL, "method": name})
+        terms[name] = (config.objective.outcome, config.learns_from_teacher, config.weights.rule)
     assert terms == {
-        "grpo": (True, False, False),
-        "opd": (False, True, False),
-        "opd_grpo": (True, True, False),
-        "sod": (True, True, True),
+        "grpo": (True, False, "ratio"),  # what it only measures is measured as sod would
+        "opd": (False, True, "uniform"),
+        "opd_grpo": (True, True, "uniform"),
+        "sod": (True, True, "ratio"),
     }
 
 
@@ -233,7 +243,7 @@ def test_a_dump_reads_back_as_the_same_config(config: Section) -> None:
         ("optimizer.lrr", "optimizer.lr"),
         ("teacher.pth", "teacher.path"),
         ("evaluation.limits", "evaluation.limit"),
-        ("objective.eps", "objective.epsilon"),
+        ("weights.eps", "weights.epsilon"),
         ("lr", "optimizer.lr"),
         ("student.method", "method"),
         ("agent.timeout_s", "tool.timeout_s"),
@@ -274,7 +284,7 @@ def test_an_unknown_key_like_no_other_gets_the_list(toml: Path) -> None:
         ("sampling.top_p=0", '"sampling.top_p" must be above 0, got 0'),
         ("agent.thinking=yes", '"agent.thinking" must be true or false, got "yes"'),
         ("agent.thinking=1", '"agent.thinking" must be true or false, got 1'),
-        ("method=SOD", '"method" must be "grpo", "opd", "opd_grpo" or "sod", got "SOD"'),
+        ("preset=loose", '"preset" must be "paper" or "stable", got "loose"'),
         ("run=3", '"run" must be text (in TOML in quotes), got 3'),
         ("run=2026-11-21", '"run" must be text (in TOML in quotes), got the date or time 2026-11-21'),
         ("run=", '"run" must be text that is not empty, got ""'),

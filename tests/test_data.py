@@ -89,7 +89,10 @@ def test_system_is_put_before(tmp_path: Path) -> None:
 def test_gsm8k(tmp_path: Path) -> None:
     row = {"question": "Q", "answer": "It is <<1000+200=1200>>1,200.\n#### 1,200"}
     (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row))
-    assert (problem.answer, problem.source, problem.metadata["solution"]) == ("1200", "gsm8k", row["answer"])
+    assert (problem.answer, problem.source, problem.solution) == ("1200", "gsm8k", row["answer"])
+    assert (problem.hint, problem.metadata) == ("", {})
+    (problem,) = loaded(jsonl(tmp_path / "b.jsonl", {**row, "hint": "Add."}))
+    assert problem.hint == "Add."
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_csv_with_line_breaks_and_empty_cells(tmp_path: Path) -> None:
 # ---- own rows: what `answer` holds, by grader
 
 
-@pytest.mark.parametrize("column", ["subject", "level", "type", "difficulty", "unique_id", "solution"])
+@pytest.mark.parametrize("column", ["subject", "level", "type", "difficulty", "unique_id", "url"])
 def test_columns_of_published_sets_do_not_take_an_own_rows_fields(tmp_path: Path, column: str) -> None:
     row = {"id": "x", "problem": "Q", "answer": "b", "grader": "choice", column: "hard"}
     (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row))
@@ -260,6 +263,67 @@ def test_own_answers_that_the_grader_could_not_read_are_left_out(tmp_path: Path)
     assert [problem.id for problem in problems] == ["a-7"]
     assert problems.named["choice without a letter as its answer"] == [1, 2]
     assert sum(problems.skipped.values()) == 6
+
+
+# ---- what only a teacher may see
+
+REFERENCES = {"solution": "2 and 3 make 5, zyx told me", "hint": "Count them as zyx does"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**QUESTION, **REFERENCES},
+        {"problem": "What is 2+3?", "answer": "5", **REFERENCES},
+        {"messages": [{"role": "user", "content": "What is 2+3?"}], "answer": "5", **REFERENCES},
+        {**QUESTION, "answer": PAIRS, "grader": "code", **REFERENCES},
+        verl("What is 2+3?", "5", **REFERENCES),
+        verl("What is 2+3?", "5", extra_info={"index": 1, **REFERENCES}),
+        verl("What is 2+3?", "5", extra_info=json.dumps({"index": 1, **REFERENCES})),
+        verl("Add.", json.dumps(PAIRS), data_source="train-code-x", extra_info=REFERENCES),
+    ],
+)
+@pytest.mark.parametrize("wording", ["default", "released"])
+def test_solution_and_hint_are_read_and_nowhere_else(tmp_path: Path, row: dict[str, Any], wording: str) -> None:
+    (problem,) = loaded(jsonl(tmp_path / "a.jsonl", row), wording=wording)
+    assert (problem.solution, problem.hint) == (REFERENCES["solution"], REFERENCES["hint"])
+    assert "zyx" not in repr(problem)
+    assert "zyx" not in json.dumps([problem.messages, problem.answer, problem.metadata])
+
+
+def test_verls_gsm8k_keeps_its_solution_as_the_answer(tmp_path: Path) -> None:
+    """And a published row whose solution is no text is used without it."""
+    solution = "Two and three.\n#### 5"
+    rows = [
+        verl("Q", "5", extra_info={"answer": solution}),
+        verl("R", "5", extra_info={"answer": "5"}, solution=[1, 2]),
+    ]
+    first, second = loaded(jsonl(tmp_path / "a.jsonl", *rows))
+    assert (first.solution, first.metadata["extra_info"]) == (solution, {})
+    assert (second.solution, second.hint) == ("", "")
+
+
+def test_a_solution_in_a_file_of_ones_own_is_a_text(tmp_path: Path) -> None:
+    assert "solution must be a text, got a dict" in fault(
+        jsonl(tmp_path / "a.jsonl", {**QUESTION, "solution": {"a": 1}})
+    )
+    (problem,) = loaded(jsonl(tmp_path / "b.jsonl", {**QUESTION, "solution": None, "hint": ""}))
+    assert (problem.solution, problem.hint) == ("", "")
+
+
+def test_a_private_set_keeps_its_letter_and_no_solution(tmp_path: Path) -> None:
+    row = {"problem": "Q\nA) 1\nB) 2", "solution": "B", "domain": "physics"}
+    problems = loaded(jsonl(tmp_path / "a.jsonl", row), format="gpqa")
+    assert (problems.private, problems[0].answer, problems[0].solution) == (True, "B", "")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "share"), [("gsm8k/train.jsonl", 1.0), ("math/math500.jsonl", 1.0)])
+def test_published_files_have_solutions(data_dir: Path, name: str, share: float) -> None:
+    problems = loaded(data_dir / name)
+    assert sum(bool(problem.solution) for problem in problems) == share * len(problems)
+    shown = [" ".join(str(message["content"]) for message in problem.messages) for problem in problems]
+    assert not any(problem.solution in text for problem, text in zip(problems, shown, strict=True))
 
 
 # ---- ids and questions

@@ -112,6 +112,8 @@ def batch(module: Any) -> Batch:
         rollout_logprobs_BT=logprobs_BT,
         teacher_logprobs_BT=torch.where(mask_BT, (logprobs_BT + noise_BT).clamp(max=0.0), torch.nan),
         reward_B=torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0, 1.0]),
+        failed_BK=torch.arange(int(step_BT.max()) + 1).expand(len(SIZES), -1) == 1,
+        call_BT=(step_BT >= 0) & (token_BT % 2 == 0),
         group_B=torch.tensor(GROUPS),
         length_B=torch.tensor([sum(sizes) for sizes in SIZES]),
     )
@@ -225,7 +227,7 @@ def test_sod_without_anything_to_weigh_is_opd_grpo(module: Any, batch: Batch) ->
 
 
 def test_a_large_epsilon_is_opd_grpo(module: Any, batch: Batch) -> None:
-    flat = config("sod", objective={"epsilon": 1e6})
+    flat = config("sod", weights={"epsilon": 1e6})
     assert close(gradient(module, batch, flat), gradient(module, batch, config("opd_grpo")))
 
 

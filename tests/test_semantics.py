@@ -12,10 +12,11 @@ import torch
 
 from sod.algorithm import policy_loss
 from sod.batch import Batch, Rollout, collate
-from sod.config import METHODS, GuardConfig, TrainConfig, parse
+from sod.config import GuardConfig, TrainConfig, parse
+from sod.credit import Credit, assign_credit
 from sod.errors import DataError, InfrastructureError, SandboxError, SignalError
 from sod.guards import Guards
-from sod.learner import Credit, Learner
+from sod.learner import Learner
 from sod.metrics import STATUS_SHARES, lost_metrics, trajectory_metrics
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
@@ -23,7 +24,7 @@ from sod.rewards.math import MathReward
 from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult, ExecutionStatus
 from sod.sandbox.scripted import ScriptedSandbox
-from sod.train import _teacher
+from sod.teachers import TeacherModels, teachers_of
 from sod.types import Problem, Score, StopReason, ToolStatus, Trajectory
 from stage import ANSWER, PROBLEM, STOP, WRONG, Stage, asking, call
 
@@ -345,15 +346,20 @@ def test_23_the_engine_draws_alike_alone_and_in_company(
 # Credit --------------------------------------------------------------------------------------------------------------
 
 
+SUPERVISED = ("opd", "opd_grpo", "sod")
+"""Methods whose terms are numbered here; the others are in test_credit.py."""
+
+
 def config(method: str = "sod", **sections: Any) -> TrainConfig:
     fields = {"run": "r", "student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"path": "d"}, "method": method}
     return parse(TrainConfig, {**fields, **sections})
 
 
-def credit(batch: Batch, method: str = "sod", **objective: float) -> Credit:
+def credit(batch: Batch, method: str = "sod", *, coef: float = 1.0, **weights: float) -> Credit:
     """Credit from the rollout's own log-probs: no model is asked."""
-    learner = Learner(config=config(method, objective=objective), student=cast(Any, None), optimizer=cast(Any, None))
-    return learner.credit(batch)
+    objective = {} if coef == 1.0 else {"coef": coef}
+    settings = config(method, weights=weights, objective=objective)
+    return assign_credit(batch, settings, student_logprobs_BT=batch.rollout_logprobs_BT, update=1)
 
 
 def teacher_gap(gaps: Sequence[float], student: float = -5.0) -> ScriptedScorer:
@@ -488,10 +494,12 @@ def test_33_both_sides_of_a_log_ratio_are_scaled_by_one_temperature(
     model = HFModel(tiny_module(0))
     settings = config(sampling={"temperature": 0.6})
     scene = stage([], limits={"max_response_tokens": 24}, sampling={"temperature": 0.6})
-    teacher = _teacher(settings, model, scene.tokenizer)
-    assert teacher.temperature == 0.6
+    models = TeacherModels(default=model, by_source={})
+    teachers = teachers_of(models, settings, tokenizer=scene.tokenizer, chat=scene.agent.chat)
+    assert teachers is not None
+    assert teachers.of(PROBLEM).temperature == 0.6
     agent = dataclasses.replace(scene.agent, sampler=model)
-    harvest = asyncio.run(scene.collector(agent=agent, teacher=teacher).collect(1))
+    harvest = asyncio.run(scene.collector(agent=agent, teachers=teachers).collect(1))
     given = credit(collate(harvest.rollouts, need_teacher=True))
     assert given.divergence_BK.nan_to_num().max() < 1e-4
 
@@ -503,7 +511,7 @@ def test_34_a_missing_teacher_is_an_error_and_never_plain_grpo(stage: MakeStage)
         collate(harvest.rollouts, need_teacher=True)
     batch = collate(harvest.rollouts)
     assert credit(batch, "grpo").advantage_BT.isfinite().all()
-    for method in METHODS.keys() - {"grpo"}:
+    for method in SUPERVISED:
         given = credit(batch, method)
         learner = Learner(config=config(method), student=cast(Any, None), optimizer=cast(Any, None))
         with pytest.raises(SignalError, match="every advantage must be finite"):
@@ -521,7 +529,7 @@ def test_35_credit_is_decided_before_anything_is_learned_from_the_update(stage: 
 def test_36_the_methods_are_the_sums_they_say(stage: MakeStage) -> None:
     """opd: log-ratio; opd_grpo: plus the outcome; sod: with step weights; grpo: the outcome alone."""
     batch = collate(rewarded(harvested(stage, [0.2, 0.4]), [1, 0]), need_teacher=True)
-    by = {method: credit(batch, method).advantage_BT for method in METHODS}
+    by = {method: credit(batch, method).advantage_BT for method in ("grpo", *SUPERVISED)}
     log_ratio = torch.where(batch.mask_BT, batch.teacher_logprobs_BT - batch.rollout_logprobs_BT, 0.0)
     weighted = log_ratio * torch.where(batch.step_BT == 1, credit(batch).weight_BK[:, 1:2], 1.0)
     assert torch.allclose(by["opd"], log_ratio)

@@ -38,7 +38,7 @@ from sod.models.scripted import ScriptedScorer
 from sod.records import trajectory_of
 from sod.runs import read_json, read_records
 from sod.sft import final_model, sft
-from sod.teachers import Teacher
+from sod.teachers import Teacher, Teachers
 from sod.train import train
 from sod.types import Problem, Score, Trajectory
 
@@ -520,7 +520,7 @@ def test_a_teacher_that_says_one_number_is_refused(
 ) -> None:
     """With and without the check at the start."""
     asleep = Teacher(scorer=ScriptedScorer(-2.5), vocabulary_size=640)
-    monkeypatch.setattr("sod.train._teacher", lambda *_: asleep)
+    monkeypatch.setattr("sod.train.teachers_of", lambda *_, **__: Teachers(default=asleep))
     config = world.config(tmp_path / "run", guards={"teacher_self_gap": self_gap})
     with pytest.raises(SignalError, match=r"must differ between tokens, got the same, -2\.5000"):
         run(config)
@@ -531,7 +531,7 @@ def test_a_teacher_whose_engine_disagrees_with_itself_is_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy = Teacher(scorer=ScriptedScorer(lambda _, places: [-0.01 * p for p in places]), vocabulary_size=640)
-    monkeypatch.setattr("sod.train._teacher", lambda *_: noisy)
+    monkeypatch.setattr("sod.train.teachers_of", lambda *_, **__: Teachers(default=noisy))
     with pytest.raises(SignalError, match=r"log-probs of its own samples must agree .* within 0.05 nats"):
         run(world.config(tmp_path / "run"))
 

@@ -295,7 +295,7 @@ def test_an_evaluation_of_any_engine(server: Server, tmp_path: Path, engine: str
         "model": {"path": str(MODEL), "engine": engine, **how},
         "benchmarks": [str(tmp_path / "sums.jsonl")],
         "samples": 2,
-        "sampling": {"temperature": 1.0},
+        "sampling": {"temperature": 1.0, "top_p": 1.0},
         "agent": {"max_prompt_tokens": 400, "max_response_tokens": 500, "max_turns": 8},
     }
     result = run_benchmarks(parse(EvalConfig, values))

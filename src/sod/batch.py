@@ -5,15 +5,19 @@ Shapes: B trajectory, T token, K step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from sod.errors import SignalError
 from sod.models.grouping import token_runs
-from sod.types import Score, Trajectory
+from sod.types import Score, ToolStatus, Trajectory
+
+CallMask: TypeAlias = Callable[[Sequence[int]], Sequence[bool]]
+"""A turn's tokens -> whether each is inside a tool call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,10 @@ class Batch:
     """float32; under the teacher; NaN where it did not score, so that a use of it cannot go unnoticed."""
     reward_B: Tensor
     """float32."""
+    failed_BK: Tensor
+    """bool; True where a call of the step failed by the student's or the tool's doing."""
+    call_BT: Tensor
+    """bool; True inside a tool call; all False where nobody asked."""
     group_B: Tensor
     """int64."""
     length_B: Tensor
@@ -60,7 +68,7 @@ class Batch:
         longest = int(self.length_B[index].max())
         return Batch(
             **{
-                name: tensor[index, :longest] if tensor.dim() == 2 else tensor[index]
+                name: tensor[index, :longest] if name.endswith("_BT") else tensor[index]
                 for name, tensor in self._tensors().items()
             }
         )
@@ -73,8 +81,8 @@ class Batch:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False) -> Batch:
-    """Lists -> tensors.
+def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False, call_mask: CallMask | None = None) -> Batch:
+    """Lists -> tensors. `call_mask` tells which of a turn's tokens are tool calls (`Chat.call_mask`).
 
     Raises SignalError when `need_teacher` and a trajectory has no teacher log-probs: training would silently be GRPO.
     """
@@ -89,6 +97,8 @@ def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False) -> Batch
         step_BT=pad([trajectory.step for trajectory in trajectories], longest, -1, torch.int64),
         rollout_logprobs_BT=pad([t.rollout_logprobs for t in trajectories], longest, 0.0, torch.float32),
         teacher_logprobs_BT=pad(teacher, longest, float("nan"), torch.float32),
+        failed_BK=pad([_failed(t) for t in trajectories], max(t.num_steps for t in trajectories), False, torch.bool),
+        call_BT=pad([_in_calls(t, call_mask) for t in trajectories], longest, False, torch.bool),
         reward_B=torch.tensor([rollout.score.value for rollout in rollouts], dtype=torch.float32),
         group_B=torch.tensor([rollout.group for rollout in rollouts]),
         length_B=torch.tensor([len(trajectory.token_ids) for trajectory in trajectories]),
@@ -106,6 +116,21 @@ def microbatches(length_B: Tensor, *, max_tokens: int, group_B: Tensor | None = 
         order = order[torch.argsort(group_B[order], stable=True)]
     for run in token_runs(length_B[order].tolist(), max_tokens=max_tokens):
         yield order[run.start : run.stop]
+
+
+def _failed(trajectory: Trajectory) -> list[bool]:
+    """By step: whether one of its calls failed."""
+    return [any(result.status is not ToolStatus.OK for result in turn.results) for turn in trajectory.turns]
+
+
+def _in_calls(trajectory: Trajectory, call_mask: CallMask | None) -> list[bool]:
+    """By token: whether it is inside a tool call."""
+    inside = [False] * len(trajectory.token_ids)
+    if call_mask is None:
+        return inside
+    for turn in trajectory.turns:
+        inside[turn.start : turn.end] = call_mask(trajectory.token_ids[turn.start : turn.end])
+    return inside
 
 
 def _require_teacher(rollouts: Sequence[Rollout]) -> None:

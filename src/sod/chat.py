@@ -126,6 +126,7 @@ def _need_template(tokenizer: Tokenizer, *, where: str) -> None:
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FORM = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _MARK = re.compile("<think>|<tool_call>")
+_CALL = re.compile("<tool_call>.*?(?:</tool_call>|$)", re.DOTALL)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -350,6 +351,33 @@ class Chat:
         stopped = bool(token_ids) and token_ids[-1] in self.stop_token_ids
         text = self.text(token_ids[:-1] if stopped else token_ids)
         return Reading(text=text, calls=parse_calls(text, in_thought=self._starts_in_thought))
+
+    def call_mask(self, token_ids: Sequence[int]) -> tuple[bool, ...]:
+        """Which tokens of a sampled turn are inside a tool call, tags included; a call without an end has all the rest.
+
+        `Now <tool_call> {...} </tool_call> <|im_end|> -> (False, True, True, True, False)`.
+        """
+        text = self.text(token_ids)
+        spans = [match.span() for match in _CALL.finditer(text)]
+        if not spans:
+            return (False,) * len(token_ids)
+        stops = tuple(self.stop_token_ids)
+        inside = [False] * len(token_ids)
+        for start, end in spans:
+            first, last = self._num_before(token_ids, start), self._num_before(token_ids, end)
+            inside[first:last] = [token_id not in stops for token_id in token_ids[first:last]]
+        return tuple(inside)
+
+    def _num_before(self, token_ids: Sequence[int], place: int) -> int:
+        """Tokens that end at or before a character of their text. A token across it is not one of them."""
+        low, high = 0, len(token_ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self.text(token_ids[:middle])) <= place:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def observation_ids(self, texts: Sequence[str]) -> tuple[int, ...]:
         r"""Tokens that follow a turn ended by its stop token: one tool observation per text, then the generation prompt.

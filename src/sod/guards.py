@@ -16,6 +16,10 @@ MIN_INFRASTRUCTURE_FAILURES = 3
 """Fewer failures than this among the latest calls are bad luck, whatever their share."""
 
 
+MIN_FAILED_TURNS = 50
+"""Turns with a failed call in a window; a share of fewer says little."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
     """A rule that was met. `fatal` alarms end the run whatever `on_alarm` says; `ongoing` ones were met before, too."""
@@ -57,12 +61,25 @@ class Guards:
             if floor and before > 0 and now < floor * before:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
+        alarms += self._retries(reference, recent)
         before, now = _failed_share(reference), _failed_share(recent)
         ceiling = self.config.failed_call_ceiling
         if ceiling < 1 and now > ceiling and before <= ceiling / 2:
             message = f"malformed and failed tool calls rose from {before:.0%} to {now:.0%} of all calls"
             alarms.append(Alarm(rule="failed_calls", message=message))
         return alarms
+
+    def _retries(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
+        """A student that unlearns to call again after a failure: it shows long before all tool calls fall."""
+        before, now = _retried_share(reference), _retried_share(recent)
+        floor = self.config.retry_floor
+        if before is None or now is None or now >= floor * before:
+            return []
+        message = (
+            f"calls again after a failed one fell from {before:.0%} to {now:.0%}, below {floor:g} of the start: the "
+            "student unlearns to recover; does the teacher know how to?"
+        )
+        return [Alarm(rule="retries", message=message)]
 
     def _infrastructure(self, metrics: Mapping[str, float]) -> list[Alarm]:
         """A lost trajectory is one failure and at least one call.
@@ -85,6 +102,12 @@ class Guards:
             "`sod sandbox check` tests the sandbox"
         )
         return [Alarm(rule="infrastructure", message=message, fatal=True)]
+
+
+def _retried_share(history: Sequence[Mapping[str, float]]) -> float | None:
+    """None where too few calls failed to tell."""
+    failed = sum(metrics.get("failed_turns", 0) for metrics in history)
+    return sum(metrics["retried"] for metrics in history) / failed if failed >= MIN_FAILED_TURNS else None
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:

@@ -8,37 +8,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sod.algorithm import (
-    distilled_advantages,
-    group_advantages,
-    importance_weights,
-    policy_loss,
-    step_divergence,
-    step_weights,
-)
+from sod.agent import draw_seed
+from sod.algorithm import policy_loss, token_shares
+from sod.algorithm.divergences import divergence
 from sod.batch import Batch, microbatches
 from sod.config import TrainConfig
+from sod.credit import Credit, assign_credit
 from sod.errors import SignalError
+from sod.models.divergence import Divergence, TokenDivergences, token_divergences
 from sod.models.hf import HFModel
 from sod.models.logprobs import TokenLogprobs
 from sod.optimizer import Optimizer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Credit:
-    """What each token is to learn from, with the numbers it was made of (all NaN without a teacher)."""
-
-    student_logprobs_BT: Tensor
-    """Log-probs before the update."""
-    divergence_BK: Tensor
-    weight_BK: Tensor
-    advantage_BT: Tensor
-    importance_BT: Tensor
-    """Factor of each token's loss; 1 throughout when `objective.importance` is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,53 +33,32 @@ class Learner:
     config: TrainConfig
     student: HFModel
     optimizer: Optimizer
+    teacher: HFModel | None = None
+    """For divergences of whole distributions, which its log-probs of the sampled tokens do not give."""
 
-    def credit(self, batch: Batch) -> Credit:
+    def credit(self, batch: Batch, *, update: int = 1) -> Credit:
         """Divergence, weights and advantages of the whole update, before anything is learned from it."""
-        terms, objective = self.config.terms, self.config.objective
-        student_logprobs_BT = self._student_logprobs(batch)
-        divergence_BK = step_divergence(student_logprobs_BT, batch.teacher_logprobs_BT, batch.step_BT)
-        weight_BK = step_weights(divergence_BK, delta=objective.delta, epsilon=objective.epsilon)
-        if not terms.step_weights:
-            weight_BK = torch.where(weight_BK.isnan(), weight_BK, 1.0)
-        advantage_B = torch.zeros_like(batch.reward_B)
-        if terms.outcome:
-            advantage_B = group_advantages(
-                batch.reward_B,
-                batch.group_B,
-                epsilon=objective.advantage_epsilon,
-                divide_by_std=objective.divide_by_std,
-            )
-        advantage_BT = torch.where(batch.mask_BT, advantage_B[:, None], 0.0)
-        if terms.teacher:
-            advantage_BT = distilled_advantages(
-                advantage_B,
-                student_logprobs_BT,
-                batch.teacher_logprobs_BT,
-                batch.step_BT,
-                coef=objective.coef,
-                weight_BK=weight_BK,
-            )
-        return Credit(
-            student_logprobs_BT=student_logprobs_BT,
-            divergence_BK=divergence_BK,
-            weight_BK=weight_BK,
-            advantage_BT=advantage_BT,
-            importance_BT=self._importance(batch, student_logprobs_BT),
+        return assign_credit(
+            batch,
+            self.config,
+            student_logprobs_BT=self._student_logprobs(batch),
+            update=update,
+            seed=draw_seed("weights", self.config.seed, update),
+            divergence_BT=self._token_divergences(batch) if self.config.weights.of_distributions else None,
         )
 
-    def _importance(self, batch: Batch, student_logprobs_BT: Tensor) -> Tensor:
-        objective = self.config.objective
-        if objective.importance == "off":
-            return batch.mask_BT.float()
-        return importance_weights(
-            student_logprobs_BT,
-            batch.rollout_logprobs_BT,
-            batch.mask_BT,
-            level=objective.importance,
-            cap=objective.importance_cap,
-            mask_above=objective.importance_mask,
-        )
+    def _token_divergences(self, batch: Batch) -> Tensor:
+        """KL(student || teacher) of the distribution before every sampled token, before the update."""
+        weights = self.config.weights
+        top_k = weights.top_k if weights.divergence == "top_k_kl" else 0
+        divergence_BT = torch.zeros_like(batch.rollout_logprobs_BT)
+        for rows, piece in self._pieces(batch, torch.arange(batch.num_trajectories)):
+            with torch.no_grad():
+                result = self._compared(piece, partial(divergence, kind="reverse_kl", top_k=top_k))
+            part_BT = torch.zeros_like(piece.rollout_logprobs_BT)
+            part_BT[piece.mask_BT] = result.divergence_N.float().cpu()
+            divergence_BT[rows, : part_BT.shape[1]] = part_BT
+        return divergence_BT
 
     def learn(self, batch: Batch, credit: Credit, *, seed: int) -> dict[str, float]:
         """Deal the trajectories out among the update's optimizer steps and take them.
@@ -122,8 +86,12 @@ class Learner:
         num_tokens, num_trajectories = float(mask_BT.sum()), float(mask_BT.any(1).sum())
         per_token = self.config.objective.reduction == "token-mean"
         for rows, piece in self._pieces(batch, hand):
-            result = self._logprobs(piece)
-            loss = self._loss(result, piece, credit, rows, denominator=num_tokens if per_token else num_trajectories)
+            denominator = num_tokens if per_token else num_trajectories
+            if self.config.objective.signal == "divergence" and self.config.learns_from_teacher:
+                result: TokenLogprobs | TokenDivergences = self._compared(piece, self._learned_divergence)
+            else:
+                result = self._logprobs(piece)
+            loss = self._loss(result, piece, credit, rows, denominator=denominator)
             for key, value in loss.items():
                 sums[key] += value
             sums["entropy"] += float(result.entropy_N.sum()) / num_tokens
@@ -131,7 +99,13 @@ class Learner:
         return {**sums, "grad_norm": self.optimizer.step(), "lr": lr}
 
     def _loss(
-        self, result: TokenLogprobs, piece: Batch, credit: Credit, rows: Tensor, *, denominator: float
+        self,
+        result: TokenLogprobs | TokenDivergences,
+        piece: Batch,
+        credit: Credit,
+        rows: Tensor,
+        *,
+        denominator: float,
     ) -> dict[str, float]:
         """Loss and gradient of one micro-batch."""
         objective, device = self.config.objective, result.logprobs_N.device
@@ -150,8 +124,21 @@ class Learner:
             trajectory_N=mask_BT.nonzero()[:, 0].to(device),
             importance_BT=credit.importance_BT[rows, :width][mask_BT].to(device),
         )
-        loss.loss.backward()  # type: ignore[no-untyped-call]
-        return {key: float(value.detach()) for key, value in loss._asdict().items()}
+        numbers = {key: float(value.detach()) for key, value in loss._asdict().items()}
+        total = loss.loss
+        if isinstance(result, TokenDivergences):
+            weight_N = objective.coef * (credit.weight_BT * credit.importance_BT)[rows, :width][mask_BT].to(device)
+            share_N = token_shares(
+                torch.ones_like(weight_N, dtype=torch.bool),
+                reduction=objective.reduction,
+                denominator=denominator,
+                trajectory_N=mask_BT.nonzero()[:, 0].to(device),
+            )
+            teacher_loss = (share_N * weight_N * result.divergence_N).sum()
+            total = total + teacher_loss
+            numbers |= {"loss": float(total.detach()), "teacher_loss": float(teacher_loss.detach())}
+        total.backward()  # type: ignore[no-untyped-call]
+        return numbers
 
     def _student_logprobs(self, batch: Batch) -> Tensor:
         """Log-probs before the update: the sampler's own, or a forward of the training model when asked for."""
@@ -170,6 +157,23 @@ class Learner:
         limit = self.config.update.tokens_per_microbatch
         for part in microbatches(batch.length_B[hand], max_tokens=limit, group_B=batch.group_B[hand]):
             yield hand[part], batch.rows(hand[part])
+
+    @property
+    def _learned_divergence(self) -> Divergence:
+        objective = self.config.objective
+        return partial(divergence, kind="jsd", beta=objective.beta, top_k=objective.top_k)
+
+    def _compared(self, piece: Batch, kind: Divergence) -> TokenDivergences:
+        assert self.teacher is not None, "divergences of whole distributions need the teacher's model"
+        device = self.student.device
+        return token_divergences(
+            self.student,
+            self.teacher,
+            piece.token_BT.to(device),
+            piece.mask_BT.to(device),
+            divergence=kind,
+            temperature=self.config.sampling.temperature,
+        )
 
     def _logprobs(self, piece: Batch) -> TokenLogprobs:
         device = self.student.device

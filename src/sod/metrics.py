@@ -5,6 +5,7 @@ Shapes: B trajectory, T token, K step. Names are those of metrics.jsonl; docs/me
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -51,8 +52,23 @@ def trajectory_metrics(trajectories: Sequence[Trajectory], scores: Sequence[Scor
         "tool_calls": len(results) / count,
         "failed_calls": sum(result.status is not ToolStatus.OK for result in results),
         **{name: statuses[status] / num_calls for status, name in STATUS_SHARES.items()},
+        **_persistence(trajectories),
         "empty_share": sum(result.text.strip() in ("", "[no output]") for result in results) / num_calls,
     }
+
+
+def _persistence(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """What the student does after a turn whose call failed: how often there was one, and how often it called again.
+
+    Turns [call failed] [call ok] [answer] and [call failed] [answer]: {"failed_turns": 2, "retried": 1}.
+    """
+    after = [
+        following
+        for trajectory in trajectories
+        for turn, following in itertools.pairwise(trajectory.turns)
+        if any(result.status is not ToolStatus.OK for result in turn.results)
+    ]
+    return {"failed_turns": len(after), "retried": sum(bool(turn.calls) for turn in after)}
 
 
 def lost_metrics(lost: Sequence[Trajectory], *, num_calls: float) -> dict[str, float]:

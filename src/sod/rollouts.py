@@ -12,9 +12,10 @@ from typing import Any
 from sod.agent import Agent, draw_seed, run_all
 from sod.batch import Rollout
 from sod.config import UpdateConfig
-from sod.errors import InfrastructureError
+from sod.errors import InfrastructureError, StorageError
 from sod.rewards import Reward, grade
-from sod.teachers import Supervision, Teacher
+from sod.rubrics import RubricJudge
+from sod.teachers import Supervision, Teachers
 from sod.types import Problem, StopReason, Trajectory
 
 
@@ -33,22 +34,49 @@ class Collector:
     agent: Agent
     problems: Sequence[Problem]
     rewards: Mapping[str, Reward]
-    teacher: Teacher | None
+    teachers: Teachers | None
     seed: int
     sizes: UpdateConfig
+    judge: RubricJudge | None = None
+    """Says what the rollouts of a problem are worth when all of them are there."""
 
     async def collect(self, update: int) -> Harvest:
         """All episodes of an update at once; tools, sampling, grading and teacher overlap between them."""
         gate = asyncio.Semaphore(self.agent.limits.max_concurrent)
-        results = await run_all(
-            self._roll_out(problem, update=update, group=group, sample=sample, gate=gate)
+        groups = await run_all(
+            self._play(problem, update=update, group=group, gate=gate)
             for group, problem in enumerate(self.draw_problems(update))
-            for sample in range(self.sizes.samples)
         )
+        results = [each for group in groups for each in group]
         return Harvest(
             rollouts=[each for each in results if isinstance(each, Rollout)],
             lost=[each for each in results if isinstance(each, Trajectory)],
         )
+
+    async def _play(
+        self, problem: Problem, *, update: int, group: int, gate: asyncio.Semaphore
+    ) -> Sequence[Rollout | Trajectory]:
+        """The siblings of one problem."""
+        results = await run_all(
+            self._roll_out(problem, update=update, group=group, sample=sample, gate=gate)
+            for sample in range(self.sizes.samples)
+        )
+        rollouts = [each for each in results if isinstance(each, Rollout)]
+        if self.judge is None or not rollouts:
+            return results
+        lost = [each for each in results if isinstance(each, Trajectory)]
+        try:
+            scores = await self.judge.judge(
+                problem,
+                [rollout.trajectory for rollout in rollouts],
+                [rollout.score for rollout in rollouts],
+                about={"update": update, "group": group},
+            )
+        except StorageError:
+            raise
+        except InfrastructureError as error:  # nobody could say what they are worth: lost, not worthless
+            return [*lost, *(_lost(rollout.trajectory, error) for rollout in rollouts)]
+        return [*lost, *(replace(rollout, score=score) for rollout, score in zip(rollouts, scores, strict=True))]
 
     def draw_problems(self, update: int) -> list[Problem]:
         """The update's problems, from shuffled passes over the data; updates count from 1."""
@@ -65,7 +93,7 @@ class Collector:
     ) -> Rollout | Trajectory:
         seed = draw_seed("rollout", self.seed, update, group, problem.id, sample)
         key = f"{update}/{group}"
-        async with _follow(self.teacher, f"{key}/{problem.id}/{sample}") as supervision:
+        async with _follow(self.teachers, f"{key}/{problem.id}/{sample}", problem=problem) as supervision:
             on_step = supervision.see if supervision else _nobody_watches
             async with gate:
                 trajectory = await self.agent.run(problem, sample=sample, seed=seed, key=key, on_step=on_step)
@@ -76,13 +104,19 @@ class Collector:
                     [grade(self.rewards, problem, trajectory), _logprobs(supervision, trajectory)]
                 )
             except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
-                return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
+                return _lost(trajectory, error)
         score, teacher_logprobs = judged
         return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
 
 
-def _follow(teacher: Teacher | None, trajectory_id: str) -> AbstractAsyncContextManager[Supervision | None]:
-    return nullcontext() if teacher is None else teacher.follow(trajectory_id)
+def _lost(trajectory: Trajectory, error: InfrastructureError) -> Trajectory:
+    return replace(trajectory, stop_reason=StopReason.INFRASTRUCTURE, detail=str(error))
+
+
+def _follow(
+    teachers: Teachers | None, trajectory_id: str, *, problem: Problem
+) -> AbstractAsyncContextManager[Supervision | None]:
+    return nullcontext() if teachers is None else teachers.follow(trajectory_id, problem=problem)
 
 
 def _nobody_watches(token_ids: Sequence[int], positions: Sequence[int]) -> None:

@@ -38,9 +38,9 @@ from sod.errors import ConfigError, DataError, StorageError
 __all__ = ["RunDirectory", "read_json", "read_records", "read_trajectories"]
 
 State: TypeAlias = Literal["running", "finished", "interrupted", "failed"]
-Log: TypeAlias = Literal["metrics", "trajectories", "timing"]
+Log: TypeAlias = Literal["metrics", "trajectories", "timing", "rubrics"]
 
-_LOGS: tuple[Log, ...] = ("metrics", "trajectories", "timing")
+_LOGS: tuple[Log, ...] = ("metrics", "trajectories", "timing", "rubrics")
 _LOCK = ".lock"
 _BEFORE_CONFIG = frozenset({_LOCK, "run.json", "status.json"})
 """Files that may lie in a directory whose making was cut short: config.json is written last."""

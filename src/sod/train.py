@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,27 @@ from sod.agent import Agent, draw_seed, make_agent, run_all
 from sod.batch import collate
 from sod.chat import Tokenizer, load_tokenizer
 from sod.config import FREE, DataConfig, ModelConfig, TrainConfig, dump
+from sod.credit import Credit
 from sod.data import ProblemSet, load_problems, shared_questions
 from sod.errors import CollapseError, DataError, InfrastructureError, ModelError, SignalError, StorageError
 from sod.evaluate import evaluate, summary
 from sod.guards import Alarm, Guards
-from sod.learner import Credit, Learner
+from sod.learner import Learner
 from sod.memory import check as check_memory
 from sod.metrics import lost_metrics, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
-from sod.models import LongestSequence, Model, Policy, Sampler
-from sod.models.engine import check_context, load_student, open_model, open_policy
+from sod.models import LongestSequence, Policy, Sampler
+from sod.models.copies import StudentCopy
+from sod.models.engine import check_context, load_student, open_policy
+from sod.models.hf import HFModel
 from sod.models.worker import Thread
 from sod.optimizer import Optimizer
 from sod.records import trajectory_record
 from sod.rewards import make_rewards, reward_for
 from sod.rollouts import Collector, Harvest
+from sod.rubrics import RubricJudge
 from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox, make_sandbox
-from sod.teachers import PROBE_EPISODES, Teacher, check_same_language
+from sod.teachers import PROBE_EPISODES, Share, Teacher, open_teachers, teachers_of
 from sod.types import Problem
 
 MIN_LOST = 2
@@ -104,26 +108,33 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     apart = config.update.staleness > 0
     async with (
         open_policy(latest, learner.student, sampling=config.sampling, apart=apart) as policy,
-        _open_teacher(config, tokenizer) as teacher_model,
+        open_teachers(config, learner.student, tokenizer) as models,
         make_sandbox(config.sandbox) as sandbox,
+        _open_judge(config, run) as judge,
     ):
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
         agent = agent_of(config, policy, tokenizer, sandbox)
-        teacher = None if teacher_model is None else _teacher(config, teacher_model, tokenizer)
+        if isinstance(models.default, HFModel):
+            learner = replace(learner, teacher=models.default)
+        teachers = teachers_of(models, config, tokenizer=tokenizer, chat=agent.chat)
         collector = Collector(
             agent=agent,
             problems=problems,
             rewards=make_rewards(config.rewards, sandbox=sandbox, shape_to=config.agent.max_response_tokens),
-            teacher=teacher,
+            teachers=teachers,
             seed=config.seed,
             sizes=config.update,
+            judge=judge,
         )
         check_problems(
-            (*problems, *held_out),
-            collector=collector,
-            models={"the student": learner.student, "the student's engine": policy, "the teacher": teacher_model},
+            (*problems, *held_out), collector=collector, models={"the student": learner.student, "its engine": policy}
         )
+        shares = () if teachers is None else teachers.shares(problems)
+        for share in shares:
+            check_share(share, agent, model=models.of(share.problems[0].source))
+        for source in () if teachers is None else teachers.unused(problems):
+            listener("warning", {"message": f"no problem has the source {source!r} of [teachers.{source}]"})
         loop = TrainingLoop(
             config=config,
             run=run,
@@ -133,15 +144,16 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
             learner=learner,
             policy=policy,
             collector=collector,
+            student_copy=models.student_copy,
         )
         if checkpoint:
             loop.restore(checkpoint)
         else:
             run.truncate_after(-1)  # a run that ended before its first checkpoint starts again
-        if loop.done == 0 and teacher is not None and teacher_model is not None:
-            probe = agent_of(config, teacher_model, tokenizer, sandbox)
-            gap = await check_teacher(teacher, probe, problems, config=config)
-            loop.noise = max(ROUNDING, 2.0 * gap)  # a student that is the teacher differs by about the gap
+        for share in shares if loop.done == 0 else ():
+            probe = agent_of(config, models.of(share.problems[0].source), tokenizer, sandbox)
+            gap = await check_teacher(share.teacher.unprivileged, probe, share.problems, config=config)
+            loop.noise = max(loop.noise, 2.0 * gap)  # a student that is the teacher differs by about the gap
         await loop.run_to_end()
 
 
@@ -172,25 +184,27 @@ def check_problems(
             check_context(model, longest_prompt=longest, max_response_tokens=limit, name=name)
 
 
+def check_share(share: Share, agent: Agent, *, model: LongestSequence) -> None:
+    """A teacher has what it is to be shown of its problems, and room for it. Raises DataError or ModelError."""
+    longest = max(len(agent.prompt(problem)) for problem in share.problems)
+    longest = max(longest, share.teacher.longest_prompt(share.problems))
+    limit = agent.limits.max_response_tokens
+    check_context(model, longest_prompt=longest, max_response_tokens=limit, name=share.name)
+
+
 @asynccontextmanager
-async def _open_teacher(config: TrainConfig, tokenizer: Tokenizer) -> AsyncIterator[Model | None]:
-    """The teacher's model, if there is one."""
-    if config.teacher is None:
+async def _open_judge(config: TrainConfig, run: RunDirectory) -> AsyncIterator[RubricJudge | None]:
+    """Who makes rewards of rubrics, if somebody does."""
+    if config.rubrics is None:
         yield None
         return
-    check_same_language(tokenizer, load_tokenizer(config.teacher.path))
-    async with open_model(config.teacher, sampling=config.sampling, scores=True) as model:
-        yield model
-
-
-def _teacher(config: TrainConfig, model: Model, tokenizer: Tokenizer) -> Teacher:
-    """The teacher scores at the temperature the student is sampled at."""
-    return Teacher(
-        scorer=model,
-        vocabulary_size=len(tokenizer.get_vocab()),
-        temperature=config.sampling.temperature,
-        by_step=config.update.teacher_scoring == "step",
-    )
+    async with RubricJudge(
+        config.rubrics,
+        cache=Path(config.rubrics.cache or run.path / "rubrics"),
+        ledger=run.path / "rubrics_spent.jsonl",
+        record=lambda group: run.append("rubrics", group),
+    ) as judge:
+        yield judge
 
 
 def agent_of(config: TrainConfig, sampler: Sampler, tokenizer: Tokenizer, sandbox: Sandbox) -> Agent:
@@ -252,6 +266,10 @@ class TrainingLoop:
     """The last update that was evaluated after; 0 is the start, -1 none."""
     noise: float = ROUNDING
     """Teacher terms up to this, in nats, are rounding: student and teacher are one model."""
+    student_copy: StudentCopy | None = None
+    """The student as its own teacher."""
+    taught: int = 0
+    """Updates that the student's copy has followed."""
     timing: dict[str, float] = field(default_factory=dict)
     ahead: asyncio.Task[Harvest] | None = None
     """The next update's trajectories, under way while this one is learned."""
@@ -285,12 +303,19 @@ class TrainingLoop:
                 harvest = await self._harvest(number)
             self._require_most(number, harvest)
             metrics = await self._finish(number, harvest)
+            self._teach()
             with self._timed("weights_s"):
                 await self.policy.update_weights(self.learner.student.module)
         tools = tool_seconds([rollout.trajectory for rollout in harvest.rollouts])
         self.run.append("timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools)})
         self.listener("update", {"update": number, **metrics, **self.timing})
         self._heed(self.guards.check(metrics))
+
+    def _teach(self) -> None:
+        """The student's copy follows the latest update, once; nothing is scored meanwhile."""
+        if self.student_copy is not None and self.taught < self.done:
+            self.student_copy.update(self.learner.student.module)
+            self.taught = self.done
 
     def _require_most(self, number: int, harvest: Harvest) -> None:
         """What survives a dying engine are the short trajectories, and of their groups a part: no update is made of
@@ -336,11 +361,16 @@ class TrainingLoop:
     def _learn(self, number: int, harvest: Harvest) -> tuple[dict[str, float], Credit]:
         """One update of the weights, and what it looked like."""
         rollouts = harvest.rollouts
-        batch = collate(rollouts, need_teacher=self.config.terms.teacher)
-        credit = self.learner.credit(batch)
+        scope = self.config.weights.scope
+        batch = collate(
+            rollouts,
+            need_teacher=self.config.learns_from_teacher,
+            call_mask=None if scope == "step" else self.collector.agent.chat.call_mask,
+        )
+        credit = self.learner.credit(batch, update=number)
         metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
         metrics |= lost_metrics(harvest.lost, num_calls=metrics["num_calls"])
-        if self.collector.teacher is not None:
+        if self.collector.teachers is not None:
             metrics |= signal_metrics(
                 batch,
                 student_logprobs_BT=credit.student_logprobs_BT,
@@ -349,7 +379,7 @@ class TrainingLoop:
                 correct_B=torch.tensor([rollout.score.correct for rollout in rollouts]),
                 control_token_ids=self.collector.agent.chat.control_token_ids,
             )
-        if self.config.terms.teacher and metrics["teacher_term"] <= (self.noise if number == 1 else 0.0):
+        if self.config.learns_from_teacher and metrics["teacher_term"] <= (self.noise if number == 1 else 0.0):
             raise SignalError(
                 "the teacher must disagree with the student somewhere, got a mean weighted log-ratio of "
                 f"{metrics['teacher_term']:.2g} nats, which is rounding; is teacher.path the student itself?"
@@ -386,7 +416,7 @@ class TrainingLoop:
     # ---- records and alarms
 
     def _record(self, number: int, metrics: Mapping[str, float], harvest: Harvest, credit: Credit) -> None:
-        has_teacher = self.collector.teacher is not None
+        has_teacher = self.collector.teachers is not None
         for row, rollout in enumerate(harvest.rollouts):
             steps = slice(0, rollout.trajectory.num_steps)
             record = trajectory_record(
@@ -432,11 +462,14 @@ class TrainingLoop:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the updates done so far: model, tokenizer, optimizer, count."""
+        """Write a checkpoint of the updates done so far: model, tokenizer, optimizer, an averaged teacher, count."""
+        self._teach()  # it has not, when the run was stopped between learning and this
         with self.run.checkpoint(f"update-{self.done:06d}") as folder:
             self.learner.student.save(folder / "model")
             self.tokenizer.save_pretrained(str(folder / "model"))
             self.learner.optimizer.save(folder / "optimizer.safetensors")
+            if self.student_copy is not None:
+                self.student_copy.save(folder / "teacher.safetensors")
             (folder / "state.json").write_text(json.dumps({"updates_done": self.done}), encoding="utf-8")
 
     def restore(self, checkpoint: Path) -> None:
@@ -444,11 +477,14 @@ class TrainingLoop:
         try:
             self.done = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["updates_done"])
             self.learner.optimizer.load(checkpoint / "optimizer.safetensors")
+            if self.student_copy is not None:
+                self.student_copy.load(checkpoint / "teacher.safetensors")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"{checkpoint} must be a whole checkpoint, got: {error}; delete that folder and run the same command "
                 "again to go on from the one before"
             ) from error
+        self.taught = self.done
         self.run.truncate_after(self.done)
         for record in read_records(self.run.path / "metrics.jsonl"):
             if "reward" in record:

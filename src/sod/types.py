@@ -57,7 +57,8 @@ class Problem:
     """One task with its reference answer.
 
     `messages` is what the student is shown, as chat messages; `answer` is what the grader compares with, in the
-    form that `grader` ("math", ...) reads; `source` names the data set and routes rewards and teachers.
+    form that `grader` ("math", ...) reads; `source` names the data set and routes rewards and teachers. `solution` and
+    `hint` ("" is none) are for teachers alone: the student never sees them, and no record or `repr` holds them.
     """
 
     id: str
@@ -65,6 +66,8 @@ class Problem:
     answer: str
     grader: str = "math"
     source: str = ""
+    solution: str = field(default="", repr=False)
+    hint: str = field(default="", repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -11,20 +11,47 @@ Torch and the standard library only; no config, no I/O, so that any trainer can 
     policy_loss(logprobs_BT, rollout_logprobs_BT, advantage_BT, mask_BT).loss.backward()
 """
 
-from sod.algorithm.advantages import distilled_advantages, group_advantages
+from sod.algorithm.advantages import bounded_log_ratios, distilled_advantages, group_advantages
 from sod.algorithm.importance import importance_weights
-from sod.algorithm.losses import LossResult, policy_loss
-from sod.algorithm.steps import number_steps, spread, step_divergence
-from sod.algorithm.weights import step_weights
+from sod.algorithm.losses import LossResult, policy_loss, token_shares
+from sod.algorithm.steps import number_steps, spread, step_divergence, step_means
+from sod.algorithm.weights import (
+    approval_trust,
+    decayed_weights,
+    first_steps,
+    following,
+    median_anchor,
+    outcome_weights,
+    prefix_weights,
+    shuffled_weights,
+    step_weights,
+    threshold_weights,
+    token_weights,
+    uniform_weights,
+)
 
 __all__ = [
     "LossResult",
+    "approval_trust",
+    "bounded_log_ratios",
+    "decayed_weights",
     "distilled_advantages",
+    "first_steps",
+    "following",
     "group_advantages",
     "importance_weights",
+    "median_anchor",
     "number_steps",
+    "outcome_weights",
     "policy_loss",
+    "prefix_weights",
+    "shuffled_weights",
     "spread",
     "step_divergence",
+    "step_means",
     "step_weights",
+    "threshold_weights",
+    "token_shares",
+    "token_weights",
+    "uniform_weights",
 ]

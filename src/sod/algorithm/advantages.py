@@ -5,6 +5,8 @@ Shapes: B trajectory, T token, K step, N packed token, P problem.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,8 @@ def distilled_advantages(
     delta: float = 0.2,
     epsilon: float = 1e-6,
     weight_BK: Tensor | None = None,
+    weight_BT: Tensor | None = None,
+    log_ratio_BT: Tensor | None = None,
     trajectory_N: Tensor | None = None,
 ) -> Tensor:
     """A_t = A + coef * w_k * (log p_teacher - log p_student) on the tokens of step k; 0 outside steps (eq 9, 10).
@@ -60,14 +64,16 @@ def distilled_advantages(
         step_BT: step ids, -1 outside steps.
         coef: factor of the teacher's term; 0 leaves GRPO.
         delta, epsilon: of `step_weights`.
-        weight_BK: other weights than the published ones (ones for OPD).
+        weight_BK: other weights of steps than the published ones (ones for OPD).
+        weight_BT: weights of tokens, instead.
+        log_ratio_BT: what stands in the place of log p_teacher - log p_student (`bounded_log_ratios`).
 
     Returns:
         The advantages, detached, of the shape of `step_BT`.
     """
     with torch.no_grad():
         num_rows = advantage_B.shape[0]
-        if weight_BK is None:
+        if weight_BK is None and weight_BT is None:
             divergence_BK = step_divergence(
                 student_logprobs_BT,
                 teacher_logprobs_BT,
@@ -77,6 +83,36 @@ def distilled_advantages(
             )
             weight_BK = step_weights(divergence_BK, delta=delta, epsilon=epsilon)
         outcome_BT = advantage_B[:, None] if trajectory_N is None else advantage_B[trajectory_N]
-        weight_BT = spread(weight_BK, step_BT, trajectory_N=trajectory_N)
-        log_ratio_BT = teacher_logprobs_BT - student_logprobs_BT
+        if weight_BK is not None:
+            weight_BT = spread(weight_BK, step_BT, trajectory_N=trajectory_N)
+        assert weight_BT is not None
+        if log_ratio_BT is None:
+            log_ratio_BT = teacher_logprobs_BT - student_logprobs_BT
         return torch.where(step_BT >= 0, outcome_BT + coef * weight_BT * log_ratio_BT, 0.0)
+
+
+def bounded_log_ratios(
+    log_ratio_BT: Tensor,
+    *,
+    floor: float | None = None,
+    ceiling: float | None = None,
+    region: float | None = None,
+    outside: Literal["mask", "clip"] = "mask",
+) -> Tensor:
+    """log p_teacher - log p_student, kept from being as large as one token can make it.
+
+    A token with p_teacher = 1e-8 weighs 18 where the outcome weighs about 1. `log-ratios [-18 .5], floor -2 -> [-2 .5]`
+    (REOPOLD); `region 1 -> [0 .5]`, and with outside = "clip" `[-1 .5]` (TrOPD without its forward KL).
+
+    Args:
+        log_ratio_BT: in nats.
+        floor, ceiling: smallest and largest value; None is off.
+        region: what is larger in size than this lies outside the trust region; None is off.
+        outside: "mask" makes it 0, "clip" cuts it to the border.
+    """
+    log_ratio_BT = log_ratio_BT.clamp(min=floor, max=ceiling) if (floor, ceiling) != (None, None) else log_ratio_BT
+    if region is None:
+        return log_ratio_BT
+    if outside == "clip":
+        return log_ratio_BT.clamp(-region, region)
+    return torch.where(log_ratio_BT.abs() <= region, log_ratio_BT, 0.0)

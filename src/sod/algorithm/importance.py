@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sod.algorithm.losses import MAX_LOG_RATIO
+from sod.algorithm.steps import trajectory_sums
 
 
 def importance_weights(
@@ -45,17 +46,8 @@ def importance_weights(
         mask = mask_BT.bool()
         log_ratio_BT = torch.where(mask, student_logprobs_BT - rollout_logprobs_BT, 0.0)
         if level == "sequence":
-            log_ratio_BT = _trajectory_sums(log_ratio_BT, trajectory_N)
+            log_ratio_BT = trajectory_sums(log_ratio_BT, trajectory_N=trajectory_N)
         weight_BT = log_ratio_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         above = weight_BT > cap
         weight_BT = torch.where(above, 0.0 if mask_above else cap, weight_BT)
         return torch.where(mask, weight_BT, 0.0)
-
-
-def _trajectory_sums(value_BT: Tensor, trajectory_N: Tensor | None) -> Tensor:
-    """Each token gets the sum over its trajectory."""
-    if trajectory_N is None:
-        return value_BT.sum(-1, keepdim=True).expand_as(value_BT)
-    num_trajectories = int(trajectory_N.max()) + 1 if trajectory_N.numel() else 0
-    total_B = value_BT.new_zeros(num_trajectories).index_add(0, trajectory_N, value_BT)
-    return total_B[trajectory_N]

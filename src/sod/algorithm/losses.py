@@ -68,7 +68,7 @@ def policy_loss(
         loss = torch.where(advantage < 0.0, torch.minimum(clipped, ceiling), clipped)
     if importance_BT is not None:
         loss = loss * importance_BT
-    weight = _token_weights(mask, reduction, denominator, trajectory_N)
+    weight = token_shares(mask, reduction=reduction, denominator=denominator, trajectory_N=trajectory_N)
     return LossResult(
         loss=(loss * weight).sum(),
         clip_fraction=((bounded > plain) * weight).sum().detach(),
@@ -77,10 +77,17 @@ def policy_loss(
     )
 
 
-def _token_weights(
-    mask: Tensor, reduction: str, denominator: float | Tensor | None, trajectory_N: Tensor | None
+def token_shares(
+    mask: Tensor,
+    *,
+    reduction: Literal["token-mean", "sequence-mean"] = "token-mean",
+    denominator: float | Tensor | None = None,
+    trajectory_N: Tensor | None = None,
 ) -> Tensor:
-    """What each token counts for: its weight sums to 1 over the optimizer step."""
+    """What each token counts for in a loss; shares sum to 1 over the optimizer step. Arguments as of `policy_loss`.
+
+    `mask [1 0 1 1] -> [1/3 0 1/3 1/3]` under "token-mean".
+    """
     if reduction == "token-mean":
         total = mask.sum().clamp(min=1) if denominator is None else denominator
         return mask / total

@@ -106,3 +106,12 @@ def spread(value_BK: Tensor, step_BT: Tensor, *, trajectory_N: Tensor | None = N
     column = step_BT.clamp(min=0)
     value = value_BK.gather(1, column) if trajectory_N is None else value_BK[trajectory_N, column]
     return torch.where(step_BT >= 0, value, 0.0)
+
+
+def trajectory_sums(value_BT: Tensor, *, trajectory_N: Tensor | None = None) -> Tensor:
+    """Put the sum over a trajectory on each of its tokens. `value [1 2 | 5] -> [3 3 | 5]`"""
+    if trajectory_N is None:
+        return value_BT.sum(-1, keepdim=True).expand_as(value_BT)
+    num_trajectories = int(trajectory_N.max()) + 1 if trajectory_N.numel() else 0
+    total_B = value_BT.new_zeros(num_trajectories).index_add(0, trajectory_N, value_BT)
+    return total_B[trajectory_N]

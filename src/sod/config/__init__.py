@@ -7,20 +7,25 @@ TOML plus dotted overrides (TOML values; a bare word is a string). An unknown ke
 
 from sod.config.commands import EvalConfig, PriceConfig, TracesConfig
 from sod.config.episode import AgentConfig, SandboxConfig, ToolConfig
-from sod.config.methods import METHODS, Method
+from sod.config.methods import METHODS, PRESETS, Method
 from sod.config.models import LoRAConfig, ModelConfig, SamplingConfig, ServerConfig, VLLMConfig
+from sod.config.objective import ObjectiveConfig, WeightConfig
 from sod.config.problems import DataConfig, RewardConfig, ShapingConfig
 from sod.config.reading import FREE, dump, load, overridden, parse
+from sod.config.rubrics import RubricConfig
 from sod.config.section import Section
-from sod.config.training import GuardConfig, ObjectiveConfig, OptimizerConfig, SFTConfig, TrainConfig, UpdateConfig
+from sod.config.teaching import HintsConfig, TeachingConfig
+from sod.config.training import GuardConfig, OptimizerConfig, SFTConfig, TrainConfig, UpdateConfig
 
 __all__ = [
     "FREE",
     "METHODS",
+    "PRESETS",
     "AgentConfig",
     "DataConfig",
     "EvalConfig",
     "GuardConfig",
+    "HintsConfig",
     "LoRAConfig",
     "Method",
     "ModelConfig",
@@ -28,17 +33,20 @@ __all__ = [
     "OptimizerConfig",
     "PriceConfig",
     "RewardConfig",
+    "RubricConfig",
     "SFTConfig",
     "SamplingConfig",
     "SandboxConfig",
     "Section",
     "ServerConfig",
     "ShapingConfig",
+    "TeachingConfig",
     "ToolConfig",
     "TracesConfig",
     "TrainConfig",
     "UpdateConfig",
     "VLLMConfig",
+    "WeightConfig",
     "dump",
     "load",
     "overridden",

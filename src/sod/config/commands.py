@@ -49,6 +49,13 @@ class PriceConfig(Section):
     """Of an hour of the machine; 0 is off."""
 
 
+class EvalSamplingConfig(SamplingConfig):
+    """How the next token is drawn, by default as in the published evaluation."""
+
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    """Keep the smallest set of tokens whose probability reaches it; 1 is off."""
+
+
 class EvalConfig(Section):
     """`sod eval`: a model on benchmarks, with tools."""
 
@@ -64,7 +71,7 @@ class EvalConfig(Section):
     """Take the first so many problems of each benchmark that has no limit of its own; 0 takes all."""
     samples: Count = 32
     """Samples per problem: the k of avg@k."""
-    sampling: SamplingConfig = SamplingConfig(top_p=0.6)
+    sampling: EvalSamplingConfig = EvalSamplingConfig()
     """How the model draws."""
     agent: AgentConfig = AgentConfig()
     """The limits of one episode."""

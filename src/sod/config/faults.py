@@ -68,10 +68,16 @@ def _missing(kind: type[BaseModel], dotted: str) -> str:
 def _field(kind: type[BaseModel], dotted: str) -> FieldInfo:
     """The field of a dotted key, a section or a leaf."""
     *sections, last = dotted.split(".")
-    for name in sections:
-        annotation = kind.model_fields[name].annotation
-        kind = next(each for each in (annotation, *get_args(annotation)) if isinstance(each, type))
+    while sections:
+        annotation = kind.model_fields[sections.pop(0)].annotation
+        kind = next(each for each in (annotation, *get_args(annotation)) if _is_section(each))
+        if get_origin(annotation) is dict:  # [teachers.NAME]: the name is yours
+            sections = sections[1:]
     return kind.model_fields[last]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _required(kind: type[BaseModel], dotted: str) -> list[str]:

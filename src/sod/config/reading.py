@@ -17,6 +17,7 @@ from sod.errors import ConfigError
 
 _FREE_OF_MODELS = ("max_rows", "tokens_per_forward", "kv_cache_gib")
 _FREE_OF_SERVERS = ("server.url", "server.max_concurrent", "server.timeout_s")
+_BUDGET = ("max_requests", "max_tokens")
 FREE = (
     "run",
     "price.",
@@ -24,6 +25,7 @@ FREE = (
     "sandbox.workers",
     "sandbox.concurrent_per_worker",
     "sandbox.urls",
+    *(f"rubrics.{key}" for key in ("url", "teacher_url", *_BUDGET, "max_concurrent", "timeout_s", "cache")),
     *(f"{model}.{key}" for model in ("model", "student", "teacher") for key in (*_FREE_OF_MODELS, *_FREE_OF_SERVERS)),
 )
 """Settings that may change when a run is continued: where and how fast it runs, not what it draws and learns."""

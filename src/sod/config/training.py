@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sod.config.episode import AgentConfig, SandboxConfig, ToolConfig
-from sod.config.methods import METHODS, Method, MethodName
+from sod.config.methods import MethodName, PresetName, fill_in
 from sod.config.models import LoRAConfig, ModelConfig, SamplingConfig
+from sod.config.objective import ObjectiveConfig, WeightConfig
 from sod.config.problems import DataConfig, RewardConfig
+from sod.config.rubrics import RubricConfig
 from sod.config.section import Count, Decay, Fraction, FromList, NonNegative, Positive, Section
-
-
-class ObjectiveConfig(Section):
-    """The objective: equations 2, 6, 7, 9 and 10 of the paper."""
-
-    coef: NonNegative = 1.0
-    """Factor of the teacher's log-ratio."""
-    delta: NonNegative = 0.2
-    """A step's weight is at most 1 + delta."""
-    epsilon: Positive = 1e-6
-    """Added to both divergences of a weight, in nats: far below d's scale the weight is a cliff, near it a slope."""
-    advantage_epsilon: Positive = 1e-6
-    """Added to the group's standard deviation."""
-    divide_by_std: bool = True
-    """Divide the outcome advantage by the group's standard deviation."""
-    clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """The ratio is clipped below at 1 - clip_low."""
-    clip_high: NonNegative = 0.28
-    """The ratio is clipped above at 1 + clip_high."""
-    clip_dual: Annotated[float, Field(ge=0.0)] = 3.0
-    """A negative advantage's loss is at most clip_dual times its size; 0 is off."""
-    reduction: Literal["token-mean", "sequence-mean"] = "token-mean"
-    """Mean over all student tokens of an optimizer step, or over trajectories of their token means."""
-    importance: Literal["off", "token", "sequence"] = "off"
-    """Weigh the loss by p_before / p_rollout, the training model before the update against the sampler: by token, or by
-    trajectory with the product over its tokens."""
-    importance_cap: Annotated[float, Field(ge=1.0)] = 2.0
-    """Importance weights are cut at this size."""
-    importance_mask: bool = False
-    """Weights above the cap count as 0 instead of the cap: those tokens or trajectories teach nothing."""
-
-    @model_validator(mode="after")
-    def _dual_clip_above_one(self) -> Self:
-        if 0.0 < self.clip_dual <= 1.0 + self.clip_high:
-            raise ValueError(
-                f"clip_dual must be 0 (off) or above 1 + clip_high = {1.0 + self.clip_high:g}, "
-                f"got {self.clip_dual:g}; the published value is 3.0"
-            )
-        return self
+from sod.config.teaching import TeachingConfig
 
 
 class OptimizerConfig(Section):
@@ -68,6 +33,18 @@ class OptimizerConfig(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: stay at lr, or fall to 0 along a cosine."""
     warmup: Fraction = 0.0
+    """Share of all steps over which lr rises from 0."""
+
+
+class ColdStartOptimizerConfig(OptimizerConfig):
+    """AdamW and its schedule as the published cold start has them; a class of its own, so that a config that sets one
+    of these keeps the others."""
+
+    lr: Positive = 1e-5
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """After the warm-up: stay at lr, or fall to 0 along a cosine."""
+    warmup: Fraction = 0.1
     """Share of all steps over which lr rises from 0."""
 
 
@@ -108,6 +85,9 @@ class GuardConfig(Section):
     """Updates over which a rate is averaged; the first window is the reference."""
     tool_call_floor: Fraction = 0.5
     """Alarm when tool calls per trajectory fall below this share of the reference; 0 is off."""
+    retry_floor: Fraction = 0.7
+    """Alarm when the share of failed calls that are followed by another falls below this share of the reference's; 0 is
+    off."""
     reward_floor: Fraction = 0.5
     """Alarm when the mean reward falls below this share of the reference; 0 is off."""
     failed_call_ceiling: Fraction = 0.5
@@ -126,7 +106,9 @@ class TrainConfig(Section):
     run: Annotated[str, Field(min_length=1)]
     """Run directory; made when missing, continued when it holds an unfinished run of the same config."""
     method: MethodName = "sod"
-    """Which terms the advantage has: see METHODS."""
+    """A recipe by name: what it sets in [objective] and [weights], see METHODS. "custom" sets nothing."""
+    preset: PresetName = "paper"
+    """What fills in settings that are left open: "paper" is the published rule, "stable" what held in our study."""
     seed: int = 0
     """Decides data order and every draw."""
     student: ModelConfig
@@ -135,6 +117,12 @@ class TrainConfig(Section):
     """Train low-rank additions only; none trains all weights."""
     teacher: ModelConfig | None = None
     """The model that scores the student's tokens. With `method = "grpo"` it only measures the divergence."""
+    teachers: dict[str, ModelConfig] = Field(default_factory=dict)
+    """Teachers by the `source` of a problem ([teachers.NAME] path = ...); all other problems have [teacher]."""
+    teaching: TeachingConfig = TeachingConfig()
+    """What the teacher is shown, and whether it is a copy of the student."""
+    rubrics: RubricConfig | None = None
+    """Rewards from a teacher that gives text and no log-probs, for `method = "ropd"`."""
     data: DataConfig
     """Training problems."""
     evaluation: DataConfig | None = None
@@ -153,6 +141,8 @@ class TrainConfig(Section):
     """How answers are graded, and what training makes of the verdict."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """The terms of the loss."""
+    weights: WeightConfig = WeightConfig()
+    """How far the teacher is trusted at each step."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     update: UpdateConfig = UpdateConfig()
@@ -160,10 +150,20 @@ class TrainConfig(Section):
     guards: GuardConfig = GuardConfig()
     """Rules that warn of a run that goes wrong, or stop it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        return fill_in(values) if isinstance(values, Mapping) else values
+
     @property
-    def terms(self) -> Method:
-        """The terms of `method`."""
-        return METHODS[self.method]
+    def learns_from_teacher(self) -> bool:
+        """Whether the teacher's term is in the loss; otherwise a teacher only measures."""
+        return self.objective.coef > 0.0
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether anybody scores the student's tokens."""
+        return bool(self.teacher or self.teachers or self.teaching.student_copy != "off")
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -172,16 +172,21 @@ class TrainConfig(Section):
                 f'data.benchmark = "{self.data.benchmark}" is a test set; train on other problems (data.path), and put '
                 "the benchmark under [evaluation]"
             )
-        if self.terms.teacher and self.teacher is None:
+        if self.learns_from_teacher and not self.has_teacher:
             raise ValueError(f'method "{self.method}" needs a teacher, got none; add [teacher] path = "..."')
-        if self.terms.teacher and self.objective.coef == 0.0:
+        if not self.learns_from_teacher and self.method not in ("grpo", "ropd", "custom"):
             raise ValueError(f'method "{self.method}" with objective.coef = 0 has no teacher term; use method = "grpo"')
-        if self.terms.outcome and not self.terms.teacher and self.update.samples < 2:
-            raise ValueError('method "grpo" compares siblings, so update.samples must be at least 2, got 1')
+        if not self.learns_from_teacher and not self.objective.outcome:
+            raise ValueError(
+                "nothing is learned from: got objective.outcome = false and objective.coef = 0; switch one of them on"
+            )
+        if self.objective.outcome and not self.learns_from_teacher and self.update.samples < 2:
+            raise ValueError(f'method "{self.method}" compares siblings, so update.samples must be at least 2, got 1')
         if self.sampling.temperature == 0.0:
             raise ValueError(
                 "sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal"
             )
+        self._check_teachers()
         self._check_engines()
         if self.update.evaluate_every and self.evaluation is None:
             raise ValueError(
@@ -194,6 +199,36 @@ class TrainConfig(Section):
                 f"got {self.update.optimizer_steps}"
             )
         return self
+
+    def _check_teachers(self) -> None:
+        if self.method == "ropd" and self.rubrics is None:
+            raise ValueError(
+                'method "ropd" needs who writes rubrics, got none; add [rubrics] url = ... and model = ...'
+            )
+        if self.rubrics is not None and self.method not in ("ropd", "custom"):
+            raise ValueError(f'rewards by [rubrics] are for method "ropd", got "{self.method}"; leave one of them out')
+        copied = self.teaching.student_copy
+        if copied != "off" and (self.teacher or self.teachers):
+            raise ValueError(
+                f'with teaching.student_copy = "{copied}" the student\'s own weights teach, got [teacher] or '
+                "[teachers] as well; leave one of them out"
+            )
+        if copied == "ema" and self.update.staleness:
+            raise ValueError(
+                "an averaged teacher changes when nothing is scored, got update.staleness = 1, which always scores; "
+                'set it to 0, or teaching.student_copy to "frozen"'
+            )
+        if copied == "off" and self.method in ("opsd_gt", "opsd_hint"):
+            raise ValueError(
+                f'method "{self.method}" is taught by a copy of the student, got teaching.student_copy = "off"; set it '
+                'to "frozen" or "ema", or use method = "opd" with teaching.shows for another teacher'
+            )
+
+    @property
+    def _teachers(self) -> Mapping[str, ModelConfig]:
+        """All teachers by the name of their section."""
+        own = {} if self.teacher is None else {"teacher": self.teacher}
+        return {**own, **{f"teachers.{source}": model for source, model in self.teachers.items()}}
 
     @property
     def _cuts(self) -> bool:
@@ -209,18 +244,8 @@ class TrainConfig(Section):
                 "vLLM gives log-probs after top-p / top-k cuts unless the temperature is 1, got sampling.temperature = "
                 f"{self.sampling.temperature:g} with a cut; set top_p = 1 and top_k = 0, or temperature = 1"
             )
-        if self.teacher and self.teacher.engine != "hf" and self.sampling.temperature != 1.0:
-            raise ValueError(
-                f'a teacher with engine = "{self.teacher.engine}" scores at temperature 1 only, got '
-                f'sampling.temperature = {self.sampling.temperature:g}; set it to 1, or teacher.engine to "hf"'
-            )
-        if self.teacher and self.teacher.engine == "vllm" and self.teacher.vllm.sleep:
-            raise ValueError("a teacher is never put to sleep, got teacher.vllm.sleep = true; leave it out")
-        if self.teacher and self.teacher.engine == "server" and self.update.teacher_scoring == "step":
-            raise ValueError(
-                'a server keeps nothing of a trajectory, so update.teacher_scoring = "step" would send and score its '
-                'beginning again with every step; set it to "trajectory", or teacher.engine to "hf" or "vllm"'
-            )
+        for name, teacher in self._teachers.items():
+            self._check_teacher_engine(name, teacher)
         if self.update.staleness and self.student.vllm.sleep:
             raise ValueError(
                 "with update.staleness = 1 vLLM samples while the student is trained, so it cannot sleep, got "
@@ -228,15 +253,46 @@ class TrainConfig(Section):
             )
         self._check_positions()
         self._check_importance()
+        self._check_distributions()
+
+    def _check_teacher_engine(self, name: str, teacher: ModelConfig) -> None:
+        if teacher.engine != "hf" and self.sampling.temperature != 1.0:
+            raise ValueError(
+                f'a teacher with engine = "{teacher.engine}" scores at temperature 1 only, got '
+                f'sampling.temperature = {self.sampling.temperature:g}; set it to 1, or {name}.engine to "hf"'
+            )
+        if teacher.engine == "vllm" and teacher.vllm.sleep:
+            raise ValueError(f"a teacher is never put to sleep, got {name}.vllm.sleep = true; leave it out")
+        if teacher.engine == "server" and self.update.teacher_scoring == "step":
+            raise ValueError(
+                'a server keeps nothing of a trajectory, so update.teacher_scoring = "step" would send and score its '
+                f'beginning again with every step; set it to "trajectory", or {name}.engine to "hf" or "vllm"'
+            )
 
     def _check_positions(self) -> None:
         longest = self.agent.max_prompt_tokens + self.agent.max_response_tokens
-        for name, model in (("student", self.student), ("teacher", self.teacher)):
-            if model and model.engine == "vllm" and 0 < model.vllm.max_length < longest:
+        for name, model in {"student": self.student, **self._teachers}.items():
+            if model.engine == "vllm" and 0 < model.vllm.max_length < longest:
                 raise ValueError(
                     f"{name}.vllm.max_length must hold agent.max_prompt_tokens + agent.max_response_tokens = "
                     f"{longest}, got {model.vllm.max_length}; raise it, or lower those"
                 )
+
+    def _check_distributions(self) -> None:
+        """Whole distributions are compared where both models' weights are."""
+        wants = []
+        if self.objective.signal == "divergence" and self.learns_from_teacher:
+            wants.append('objective.signal = "divergence"')
+        if self.weights.of_distributions:
+            wants.append(f'weights.divergence = "{self.weights.divergence}"')
+        if wants and (self.teacher is None or self.teacher.engine != "hf" or self.teachers):
+            got = "no [teacher]" if self.teacher is None else f'engine = "{self.teacher.engine}"'
+            raise ValueError(
+                f'{wants[0]} needs one teacher, with its weights in this process (engine = "hf"), got '
+                f"{'several teachers' if self.teachers else got}"
+            )
+        if wants and self.teaching.shows != "prompt":
+            raise ValueError(f'{wants[0]} needs teaching.shows = "prompt", got "{self.teaching.shows}"')
 
     def _check_importance(self) -> None:
         if self.update.staleness and self.update.student_logprobs == "recompute" and self.objective.importance == "off":
@@ -280,7 +336,7 @@ class SFTConfig(Section):
     """`thinking` and `system` as in the rollouts to come; the limits are not used."""
     tool: ToolConfig = ToolConfig()
     """The tool that the prompts offer."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="cosine", warmup=0.1)
+    optimizer: ColdStartOptimizerConfig = ColdStartOptimizerConfig()
     """AdamW and its schedule."""
 
     @model_validator(mode="after")

@@ -20,8 +20,8 @@ class Draft:
     """A problem before it is worded for the model.
 
     `bare` says that nobody has told the model yet how to answer; `task` then decides what it is told. `entry_point` is
-    the name that its tests call. `metadata` may hold what the wording needs: `starter_code` of a function, `domain` of
-    a choice.
+    the name that its tests call. `solution` and `hint` are never worded. `metadata` may hold what the wording needs:
+    `starter_code` of a function, `domain` of a choice.
     """
 
     messages: tuple[Message, ...]
@@ -32,6 +32,8 @@ class Draft:
     task: Task = "math"
     grader: str = "math"
     entry_point: str = ""
+    solution: str = ""
+    hint: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "plain",
     "prompt_of",
     "question_of",
+    "reference_of",
     "text_of",
 ]
 
@@ -95,6 +96,14 @@ def answer_of(row: Row, *names: str) -> str:
     if not answer:
         raise SkippedRowError(f"{present[0]} is empty")
     return answer
+
+
+def reference_of(row: Row, name: str) -> str:
+    """What a teacher may be shown, a solution or a hint; "" where the row has none. The message never quotes it."""
+    reference = plain(row.get(name))
+    if reference is None:
+        raise RowError(f"{name} must be a text, got a {type(row[name]).__name__}")
+    return reference
 
 
 def text_of(row: Row, name: str) -> str:

@@ -7,12 +7,24 @@ from typing import Any, NamedTuple
 
 from sod.data.code_rows import task_of, tests_of
 from sod.data.drafts import Draft, Layout, Task, is_bare
-from sod.data.fields import RowError, SkippedRowError, answer_of, decoded, dumped, letter_of, prompt_of, question_of
+from sod.data.fields import (
+    RowError,
+    SkippedRowError,
+    answer_of,
+    decoded,
+    dumped,
+    letter_of,
+    prompt_of,
+    question_of,
+    reference_of,
+)
 from sod.data.files import Row
 
 __all__ = ["AIME", "GSM8K", "MATH", "OWN", "gsm8k_answer"]
 
-_OWN_COLUMNS = frozenset({"id", "messages", "question", "problem", "answer", "grader", "source", "metadata"})
+_OWN_COLUMNS = frozenset(
+    {"id", "messages", "question", "problem", "answer", "grader", "source", "solution", "hint", "metadata"}
+)
 _OWN_ALONE = frozenset({"messages", "grader"})
 """Columns that no published form has beside question and answer."""
 _AIME_QUESTIONS = ("input", "Problem", "problem", "question")
@@ -46,6 +58,8 @@ def _read_own(row: Row, stem: str) -> Draft:
         grader=grader,
         entry_point=entry_point,
         source=str(row.get("source") or stem),
+        solution=reference_of(row, "solution"),
+        hint=reference_of(row, "hint"),
         metadata={**rest, **_metadata(row)},
     )
 
@@ -85,7 +99,8 @@ def _read_gsm8k(row: Row, _stem: str) -> Draft:
         bare=is_bare(messages),
         answer=gsm8k_answer(solution),
         source="gsm8k",
-        metadata={"solution": solution},
+        solution=solution,
+        hint=reference_of(row, "hint"),
     )
 
 

@@ -217,6 +217,8 @@ class _Reading:
             answer=draft.answer,
             grader=draft.grader,
             source=source,
+            solution=draft.solution,
+            hint=draft.hint,
             metadata=draft.metadata,
         )
 

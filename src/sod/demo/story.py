@@ -130,7 +130,7 @@ def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping
             "model": {"path": str(model)},
             "benchmarks": [str(_data(place, TEST))],
             "samples": place.scale.test_samples,
-            "sampling": {"temperature": 1.0},
+            "sampling": {"temperature": 1.0, "top_p": 1.0},
             **_shared_limits(place),
         }
     )

@@ -1,0 +1,263 @@
+"""The miniature world: chains of arithmetic for a calculator, small enough to train a hundred students in an evening.
+
+A problem reads "47 +385 *6 -12"; it is solved from left to right, one call of the calculator a step, each with the
+result before. A dialogue has about a hundred tokens, since everything that does not vary is one token: the opening of a
+call, the frame of an observation. The calculator is a real tool of the agent (`tool.make`), computed in this process.
+
+`traces` are dialogues for the cold start: a careless demonstrator takes wrong steps, and one who knows that the
+calculator may fail (`tool.fault_share`) calls it again.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sod.agent import FAULT
+from sod.config import ToolConfig
+from sod.sandbox import Sandbox
+from sod.types import Message, ToolResult, ToolStatus
+
+NAME = "calculate"
+OPERATORS: Mapping[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.floordiv,
+    "%": operator.mod,
+}
+LARGEST = 9999
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+VOCABULARY_SIZE = 448
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "small": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192},
+    "large": {"hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 240},
+    "teacher": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 288},
+}
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{{ tools[0].function.name }}(x)<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}<|im_start|>user
+{{ message.content }}<|im_end|>
+{% elif message.role == 'system' %}<|im_start|>system
+{{ message.content }}<|im_end|>
+{% elif message.role == 'assistant' %}<|im_start|>assistant
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+{%- if message.content or not loop.first %}{{- '\\n' }}{%- endif %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% elif message.role == 'tool' %}
+{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}
+<tool_response>
+{{ message.content }}
+</tool_response>
+{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>
+{% endif %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+# ---- the tool
+
+
+class Calculator:
+    """`47+385 -> 432`, `7/0 -> division by zero`, `7* -> cannot be read`: two whole numbers and an operator."""
+
+    name = NAME
+    schema: Mapping[str, Any] = {
+        "type": "function",
+        "function": {
+            "name": NAME,
+            "description": "Computes A+B, A-B, A*B, A/B (rounded down) or A%B of whole numbers.",
+            "parameters": {
+                "type": "object",
+                "properties": {"x": {"type": "string", "description": "What to compute: 12+7"}},
+                "required": ["x"],
+            },
+        },
+    }
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """The result, or what is wrong, as the student sees it."""
+        match = re.fullmatch(r"(\d{1,9})([-+*/%])(\d{1,9})", arguments["x"])
+        if match is None:
+            return ToolResult(status=ToolStatus.ERROR, text="cannot be read")
+        left, right = int(match[1]), int(match[3])
+        if match[2] in "/%" and right == 0:
+            return ToolResult(status=ToolStatus.ERROR, text="division by zero")
+        return ToolResult(status=ToolStatus.OK, text=str(OPERATORS[match[2]](left, right)))
+
+
+def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
+    """For `tool.make`."""
+    return Calculator()
+
+
+# ---- problems and traces
+
+
+def chains(count: int, *, seed: str) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+    """(start, [(operator, operand), ...]) with every result between 0 and LARGEST."""
+    rng = random.Random(f"miniature-{seed}")
+    for _ in range(count):
+        value = start = rng.randint(2, 99)
+        steps: list[tuple[str, int]] = []
+        for _ in range(rng.randint(2, 5)):
+            symbol = rng.choice([each for each in OPERATORS if _operands(each, value)])
+            operand = rng.choice(_operands(symbol, value))
+            value = OPERATORS[symbol](value, operand)
+            steps.append((symbol, operand))
+        yield start, steps
+
+
+def _operands(symbol: str, value: int) -> range:
+    """Those that keep the result between 0 and LARGEST and change it."""
+    limits = {
+        "+": range(2, min(100, LARGEST - value)),
+        "-": range(2, min(100, value)),
+        "*": range(2, min(20, LARGEST // max(1, value) + 1)),
+        "/": range(2, min(20, value)),
+        "%": range(2, min(100, value)),
+    }
+    return limits[symbol]
+
+
+def rows(count: int, *, seed: str) -> Iterator[dict[str, Any]]:
+    """Problems as rows of a data file."""
+    for index, (start, steps) in enumerate(chains(count, seed=seed)):
+        value = start
+        for symbol, operand in steps:
+            value = OPERATORS[symbol](value, operand)
+        yield {
+            "id": f"{seed}-{index}",
+            "messages": [{"role": "user", "content": question(start, steps)}],
+            "answer": str(value),
+            "source": "miniature",
+        }
+
+
+def question(start: int, steps: list[tuple[str, int]]) -> str:
+    """`(47, [("+", 385), ("*", 6)]) -> "47 +385 *6"`."""
+    return " ".join([str(start), *(f"{symbol}{operand}" for symbol, operand in steps)])
+
+
+def traces(count: int, *, seed: str, slips: float = 0.0, faults: float = 0.0) -> Iterator[list[Message]]:
+    """Dialogues that solve problems. `slips` is the share of steps that are skipped or done with another operator,
+    `faults` the share of calls that the tool fails, which are then made again."""
+    rng = random.Random(f"miniature-traces-{seed}")
+    for start, steps in chains(count, seed=seed):
+        messages: list[Message] = [{"role": "user", "content": question(start, steps)}]
+        value = start
+        for symbol, operand in steps:
+            if rng.random() < slips:
+                if rng.random() < 0.5:
+                    continue
+                symbol = rng.choice([each for each in OPERATORS if each != symbol])
+            call = _call(f"{value}{symbol}{operand}")
+            while rng.random() < faults:
+                messages += [call, {"role": "tool", "content": FAULT}]
+            value = max(0, OPERATORS[symbol](value, operand))
+            messages += [call, {"role": "tool", "content": str(value)}]
+        yield [*messages, {"role": "assistant", "content": f"\\boxed{{{value}}}"}]
+
+
+def _call(expression: str) -> Message:
+    function = {"name": NAME, "arguments": {"x": expression}}
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+
+
+def write_jsonl(path: Path, values: Iterator[Any]) -> Path:
+    """One JSON value a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+    return path
+
+
+# ---- tokenizer and models
+
+
+def write_model(size: str, directory: Path, *, seed: int) -> Path:
+    """A freshly initialised Qwen3 of a size with the world's tokenizer, ready for its cold start."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = dict(SIZES[size])
+    config = Qwen3Config(
+        vocab_size=VOCABULARY_SIZE,
+        head_dim=shape["hidden_size"] // shape["num_attention_heads"],
+        num_key_value_heads=shape["num_attention_heads"],
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=CONTROL_TOKENS.index("<|im_end|>"),
+        pad_token_id=CONTROL_TOKENS.index("<|endoftext|>"),
+        **shape,
+    )
+    torch.manual_seed(seed)
+    Qwen3ForCausalLM(config).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def make_tokenizer() -> Any:
+    """Byte-level BPE: digits and operators stand alone, and what never varies became one token."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern=Regex(r" ?[-+*/%](?=\d)|\d"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE - len(TAGS),
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _corpus() -> Iterator[str]:
+    """What stands between the tags, digits left out."""
+    pieces = [
+        f'\n{{"name": "{NAME}", "arguments": {{"x": "',
+        '"}}\n',
+        "\nuser\n",
+        "user\n",
+        "\nassistant\n",
+        "assistant\n",
+        f"system\n{NAME}(x)",
+        "\n",
+        f"\n{FAULT}\n",
+        "\ncannot be read\n",
+        "\ndivision by zero\n",
+        "\\boxed{",
+        "}",
+        *(f" {symbol}1" for symbol in OPERATORS),
+    ]
+    for _ in range(50):
+        yield from pieces

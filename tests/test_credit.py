@@ -1,0 +1,289 @@
+# ruff: noqa: ARG005 - rules by hand take one signature
+"""Every method on a toy of two and three steps: weights and advantages by hand, gradients by finite differences."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sod.algorithm import policy_loss
+from sod.batch import Batch, pad
+from sod.config import METHODS, TrainConfig, parse
+from sod.credit import Credit, assign_credit
+
+# Two trajectories of one problem. A step is [(student's log-prob, teacher's log-prob), ...]; its call failed or not.
+Step = list[tuple[float, float]]
+RIGHT: list[Step] = [[(-0.1, -0.2), (-0.3, -0.2)], [(-1.0, -2.0), (-0.5, -0.7), (-0.2, -0.2)]]
+WRONG: list[Step] = [[(-0.4, -0.1)], [(-0.6, -6.9), (-0.2, -3.2)], [(-0.9, -0.8), (-0.1, -0.2)]]
+FAILED = [[False, False], [True, False, False]]
+REWARDS = [1.0, 0.0]
+TRAJECTORIES = [RIGHT, WRONG]
+SAMPLED = ("uniform", "ratio", "decay", "threshold", "random", "token_ratio", "prefix", "outcome")
+
+
+def config(method: str = "sod", **sections: Any) -> TrainConfig:
+    fields = {"run": "r", "student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"path": "d"}}
+    return parse(TrainConfig, {**fields, "method": method, **sections})
+
+
+def toy(trajectories: Sequence[list[Step]] = TRAJECTORIES, *, failed: Sequence[list[bool]] = FAILED) -> Batch:
+    """A prompt token, then each step followed by one token of observation."""
+    rows: dict[str, list[list[float]]] = {"step": [], "student": [], "teacher": []}
+    for steps in trajectories:
+        step, student, teacher = [-1], [0.0], [math.nan]
+        for number, tokens in enumerate(steps):
+            step += [number] * len(tokens) + [-1]
+            student += [own for own, _ in tokens] + [0.0]
+            teacher += [theirs for _, theirs in tokens] + [math.nan]
+        for name, values in (("step", step), ("student", student), ("teacher", teacher)):
+            rows[name].append(list(values))
+    longest = max(map(len, rows["step"]))
+    step_BT = pad(rows["step"], longest, -1, torch.int64)
+    return Batch(
+        token_BT=torch.ones_like(step_BT),
+        step_BT=step_BT,
+        rollout_logprobs_BT=pad(rows["student"], longest, 0.0, torch.float32),
+        teacher_logprobs_BT=pad(rows["teacher"], longest, math.nan, torch.float32),
+        reward_B=torch.tensor(REWARDS[: len(trajectories)]),
+        failed_BK=pad(failed, max(map(len, trajectories)), False, torch.bool),
+        call_BT=torch.zeros_like(step_BT, dtype=torch.bool),
+        group_B=torch.zeros(len(trajectories), dtype=torch.int64),
+        length_B=torch.tensor([len(row) for row in rows["step"]]),
+    )
+
+
+def credit(settings: TrainConfig, batch: Batch | None = None, *, update: int = 1, seed: int = 0) -> Credit:
+    batch = toy() if batch is None else batch
+    return assign_credit(batch, settings, student_logprobs_BT=batch.rollout_logprobs_BT, update=update, seed=seed)
+
+
+def by_step(values_BT: Tensor) -> list[list[list[float]]]:
+    """A tensor of tokens as lists by trajectory and step."""
+    step_BT = toy().step_BT
+    return [
+        [values_BT[row][step_BT[row] == number].tolist() for number in range(len(steps))]
+        for row, steps in enumerate(TRAJECTORIES)
+    ]
+
+
+# Weights by hand -----------------------------------------------------------------------------------------------------
+
+
+def gaps(tokens: Step) -> list[float]:
+    return [abs(student - teacher) for student, teacher in tokens]
+
+
+def divergence(tokens: Step) -> float:
+    return statistics.mean(gaps(tokens))
+
+
+def ratio(steps: list[Step], number: int, *, cap: float = 1.2, epsilon: float = 1e-6) -> float:
+    return min((divergence(steps[0]) + epsilon) / (divergence(steps[number]) + epsilon), cap)
+
+
+def prefix(steps: list[Step], number: int) -> list[float]:
+    all_gaps = [gap for tokens in steps for gap in gaps(tokens)]
+    start = sum(len(tokens) for tokens in steps[:number])
+    return [1 + 1 - sum(all_gaps[:place]) / sum(all_gaps) for place in range(start, start + len(steps[number]))]
+
+
+def constant(rule: Callable[[list[Step], int, int], float]) -> Callable[[list[Step], int, int], list[float]]:
+    return lambda steps, number, row: [rule(steps, number, row)] * len(steps[number])
+
+
+BY_HAND: dict[str, Callable[[list[Step], int, int], list[float]]] = {
+    "opd": constant(lambda steps, number, row: 1.0),
+    "opd_grpo": constant(lambda steps, number, row: 1.0),
+    "sod": constant(lambda steps, number, row: ratio(steps, number)),
+    "sod_no_grpo": constant(lambda steps, number, row: ratio(steps, number)),
+    "sod_no_cap": constant(lambda steps, number, row: ratio(steps, number, cap=math.inf)),
+    "sod_decay": constant(lambda steps, number, row: 0.9**number if FAILED[row][0] else 1.0),
+    "sod_mask": constant(lambda steps, number, row: float(not (FAILED[row][0] and number > 0))),
+    "sod_threshold": constant(lambda steps, number, row: float(divergence(steps[number]) <= 0.5)),
+    "sod_token": lambda steps, number, row: [
+        min((divergence(steps[0]) + 1e-6) / (gap + 1e-6), 1.2) for gap in gaps(steps[number])
+    ],
+    "iw_opd": lambda steps, number, row: prefix(steps, number),
+    "tcod": constant(lambda steps, number, row: float(number == 0)),
+    "reopold": constant(lambda steps, number, row: 1.0),
+    "tropd": constant(lambda steps, number, row: 1.0),
+}
+LOG_RATIO: dict[str, Callable[[float], float]] = {
+    "reopold": lambda value: max(value, -5.0),
+    "tropd": lambda value: value if abs(value) <= 2.0 else 0.0,
+}
+WITHOUT_OUTCOME = {"opd", "sod_no_grpo", "iw_opd", "tcod", "reopold", "tropd", "gkd"}
+
+
+def outcome_advantage(row: int) -> float:
+    return (REWARDS[row] - statistics.mean(REWARDS)) / (statistics.stdev(REWARDS) + 1e-6)
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+def test_weights_and_advantages_are_those_worked_out_by_hand(method: str) -> None:
+    given = credit(config(method))
+    weight, advantage = by_step(given.weight_BT), by_step(given.advantage_BT)
+    bounded = LOG_RATIO.get(method, float)
+    for row, steps in enumerate(TRAJECTORIES):
+        outcome = 0.0 if method in WITHOUT_OUTCOME else outcome_advantage(row)
+        for number, tokens in enumerate(steps):
+            expected = BY_HAND[method](steps, number, row)
+            assert weight[row][number] == pytest.approx(expected, rel=1e-4)
+            terms = [w * bounded(theirs - own) for w, (own, theirs) in zip(expected, tokens, strict=True)]
+            assert advantage[row][number] == pytest.approx([outcome + term for term in terms], rel=1e-4)
+    outside = toy().step_BT < 0
+    assert (given.advantage_BT[outside] == 0).all()
+    assert (given.weight_BT[outside] == 0).all()
+
+
+def test_grpo_is_the_outcome_alone() -> None:
+    for row, steps in enumerate(by_step(credit(config("grpo")).advantage_BT)):
+        for values in steps:
+            assert values == pytest.approx([outcome_advantage(row)] * len(values))
+
+
+def test_random_weights_are_the_published_ones_in_another_order() -> None:
+    """First steps keep theirs; the others are dealt out, by the seed."""
+    sod = credit(config("sod")).weight_BK
+    dealt = [credit(config("sod_random"), seed=seed).weight_BK for seed in range(20)]
+    for weight_BK in dealt:
+        assert (weight_BK[:, 0] == sod[:, 0]).all()
+        assert sorted(weight_BK[~weight_BK.isnan()].tolist()) == sorted(sod[~sod.isnan()].tolist())
+        assert (weight_BK.isnan() == sod.isnan()).all()
+    assert len({tuple(weight_BK.nan_to_num().flatten().tolist()) for weight_BK in dealt}) > 1
+    again = credit(config("sod_random"), seed=3).weight_BK
+    assert torch.equal(again.nan_to_num(), dealt[3].nan_to_num())
+
+
+def test_outcome_weights_follow_how_steps_of_a_divergence_end() -> None:
+    """Steps of small gaps belong to the right trajectory here, those of large gaps to the wrong one."""
+    near: list[Step] = [[(-0.1, -0.11)], [(-0.1, -0.12)]]
+    far: list[Step] = [[(-0.1, -1.0)], [(-0.1, -2.0)]]
+    weight_BK = credit(config("sod_outcome"), toy([near, far], failed=[[False, False]] * 2)).weight_BK
+    assert (weight_BK[0] > 1.0).all()
+    assert (weight_BK[1] < 1.0).all()
+    assert float(weight_BK.max()) == pytest.approx(1.2)
+
+
+def test_a_curriculum_lets_the_teacher_speak_at_one_more_step_after_so_many_updates() -> None:
+    settings = config("tcod", weights={"curriculum": 10})
+    spoken = {update: credit(settings, update=update).weight_BT for update in (1, 10, 11, 20, 21)}
+    for update, num_steps in ((1, 1), (10, 1), (11, 2), (20, 2), (21, 3)):
+        step_BT = toy().step_BT
+        assert ((spoken[update] > 0) == ((step_BT >= 0) & (step_BT < num_steps))).all(), update
+
+
+def test_the_median_anchor_is_the_same_for_all() -> None:
+    anchor = statistics.median_low([divergence(steps[0]) for steps in TRAJECTORIES])
+    given = credit(config("sod", weights={"anchor": "median", "epsilon": 0.1}))
+    for row, steps in enumerate(TRAJECTORIES):
+        expected = [min((anchor + 0.1) / (divergence(tokens) + 0.1), 1.2) for tokens in steps]
+        assert given.weight_BK[row, : len(steps)].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_floor_keeps_the_teacher_heard() -> None:
+    weight_BK = credit(config("sod", weights={"floor": 0.3})).weight_BK
+    assert float(weight_BK.nan_to_num(9.0).min()) == pytest.approx(0.3)
+
+
+def test_a_clipped_trust_region_keeps_the_border() -> None:
+    settings = config("tropd", objective={"outside": "clip"})
+    advantage = by_step(credit(settings).advantage_BT)
+    assert advantage[1][1] == pytest.approx([-2.0, -2.0])
+
+
+# What d_k is ---------------------------------------------------------------------------------------------------------
+
+
+def test_k3_in_the_place_of_the_gap() -> None:
+    given = credit(config("sod", weights={"divergence": "k3"}))
+    for row, steps in enumerate(TRAJECTORIES):
+        expected = [
+            statistics.mean(math.exp(theirs - own) - 1 - (theirs - own) for own, theirs in tokens) for tokens in steps
+        ]
+        assert given.divergence_BK[row, : len(steps)].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scope", "inside"), [("calls", True), ("reasoning", False)])
+def test_the_scope_of_a_divergence(scope: str, inside: bool) -> None:
+    """The second token of every step is a call's; a step of one token has none and is measured whole."""
+    batch = toy()
+    place_BT = torch.zeros_like(batch.step_BT)
+    for row, column in (batch.step_BT >= 0).nonzero().tolist():
+        same = batch.step_BT[row, column] == batch.step_BT[row, column - 1]
+        place_BT[row, column] = place_BT[row, column - 1] + 1 if same else 1
+    object.__setattr__(batch, "call_BT", place_BT == 2)
+    given = credit(config("sod", weights={"scope": scope}), batch)
+    for row, steps in enumerate(TRAJECTORIES):
+        for number, tokens in enumerate(steps):
+            chosen = [gap for place, gap in enumerate(gaps(tokens), start=1) if (place == 2) is inside]
+            expected = statistics.mean(chosen or gaps(tokens))
+            assert float(given.divergence_BK[row, number]) == pytest.approx(expected, rel=1e-4)
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("gkd", "custom")])
+def test_the_gradient_is_what_the_formula_says(method: str) -> None:
+    """On policy d loss / d log p_t = -A_t / N, and finite differences of the loss say the same."""
+    batch = toy()
+    given = credit(config(method))
+    logprobs_BT = batch.rollout_logprobs_BT.double().requires_grad_()
+    old_BT, advantage_BT = batch.rollout_logprobs_BT.double(), given.advantage_BT.double()
+
+    def loss(new_BT: Tensor) -> Tensor:
+        return policy_loss(new_BT, old_BT, advantage_BT, batch.mask_BT).loss
+
+    loss(logprobs_BT).backward()  # type: ignore[no-untyped-call]
+    assert logprobs_BT.grad is not None
+    assert torch.allclose(logprobs_BT.grad, -advantage_BT / batch.mask_BT.sum())
+    for row, column in batch.mask_BT.nonzero().tolist():
+        step = torch.zeros_like(old_BT)
+        step[row, column] = 1e-6
+        slope = (loss(old_BT + step) - loss(old_BT - step)) / 2e-6
+        assert float(slope) == pytest.approx(float(logprobs_BT.grad[row, column]), abs=1e-6)
+
+
+def test_every_method_gives_other_advantages_than_every_other() -> None:
+    """Switching one on changes the update (`gkd` is in the loss, see test_learner)."""
+    advantages = {name: credit(config(name), seed=1).advantage_BT for name in METHODS if name not in ("gkd", "custom")}
+    for name, advantage_BT in advantages.items():
+        for other in advantages.keys() - {name}:
+            assert (advantage_BT - advantages[other]).abs().max() > 1e-3, (name, other)
+
+
+# Methods and presets as settings -------------------------------------------------------------------------------------
+
+
+def test_a_config_that_contradicts_its_method_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'method = "opd" is weights\.rule = "uniform", got "random"; leave it out'):
+        config("opd", weights={"rule": "random"})
+    assert config("custom", weights={"rule": "random"}).weights.rule == "random"
+
+
+def test_what_a_method_leaves_open_can_be_set() -> None:
+    assert config("sod", weights={"epsilon": 0.5}).weights.epsilon == 0.5
+    assert config("tcod").weights.curriculum == 20
+    assert config("tcod", weights={"curriculum": 3}).weights.curriculum == 3
+
+
+def test_a_preset_fills_in_and_does_not_override() -> None:
+    assert config("sod", preset="paper") == config("sod")
+    stable = config("sod", preset="stable")
+    assert stable != config("sod")
+    assert config("sod", preset="stable", weights={"epsilon": 0.7}).weights.epsilon == 0.7
+
+
+def test_a_resolved_config_is_read_back_as_it_was() -> None:
+    for name in METHODS:
+        settings = config(name, preset="stable")
+        again = parse(TrainConfig, copy.deepcopy(settings.model_dump(mode="json")))
+        assert again == settings, name
