@@ -5,7 +5,8 @@ result before. A dialogue has about a hundred tokens, since everything that does
 call, the frame of an observation. The calculator is a real tool of the agent (`tool.make`), computed in this process.
 
 `traces` are dialogues for the cold start: a careless demonstrator takes wrong steps, and one who knows that the
-calculator may fail (`tool.fault_share`) calls it again.
+calculator may fail (`tool.fault_share`) calls it again. In some the demonstrator is shown the answer or a hint, as a
+privileged teacher is, and is careful then.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sod.agent import FAULT
 from sod.config import ToolConfig
+from sod.config.teaching import Shows
 from sod.sandbox import Sandbox
-from sod.types import Message, ToolResult, ToolStatus
+from sod.teachers import VIEWS
+from sod.types import Message, Problem, ToolResult, ToolStatus
 
 NAME = "calculate"
 OPERATORS: Mapping[str, Callable[[int, int], int]] = {
@@ -32,9 +35,10 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "%": operator.mod,
 }
 LARGEST = 9999
+PRIVILEGES: tuple[Shows, ...] = ("answer", "hint")
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
-VOCABULARY_SIZE = 448
+VOCABULARY_SIZE = 576
 SIZES: Mapping[str, Mapping[str, int]] = {
     "small": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192},
     "large": {"hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 240},
@@ -108,12 +112,15 @@ def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
 # ---- problems and traces
 
 
-def chains(count: int, *, seed: str) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+Steps: TypeAlias = list[tuple[str, int]]
+
+
+def chains(count: int, *, seed: str) -> Iterator[tuple[int, Steps]]:
     """(start, [(operator, operand), ...]) with every result between 0 and LARGEST."""
     rng = random.Random(f"miniature-{seed}")
     for _ in range(count):
         value = start = rng.randint(2, 99)
-        steps: list[tuple[str, int]] = []
+        steps: Steps = []
         for _ in range(rng.randint(2, 5)):
             symbol = rng.choice([each for each in OPERATORS if _operands(each, value)])
             operand = rng.choice(_operands(symbol, value))
@@ -144,24 +151,36 @@ def rows(count: int, *, seed: str) -> Iterator[dict[str, Any]]:
             "id": f"{seed}-{index}",
             "messages": [{"role": "user", "content": question(start, steps)}],
             "answer": str(value),
+            "hint": hint(start, steps),
             "source": "miniature",
         }
 
 
-def question(start: int, steps: list[tuple[str, int]]) -> str:
+def question(start: int, steps: Steps) -> str:
     """`(47, [("+", 385), ("*", 6)]) -> "47 +385 *6"`."""
     return " ".join([str(start), *(f"{symbol}{operand}" for symbol, operand in steps)])
 
 
-def traces(count: int, *, seed: str, slips: float = 0.0, faults: float = 0.0) -> Iterator[list[Message]]:
+def hint(start: int, steps: Steps) -> str:
+    """What comes out of the first step: `(47, [("+", 385), ("*", 6)]) -> "432"`."""
+    symbol, operand = steps[0]
+    return str(OPERATORS[symbol](start, operand))
+
+
+def traces(
+    count: int, *, seed: str, slips: float = 0.0, faults: float = 0.0, shown: float = 0.0
+) -> Iterator[list[Message]]:
     """Dialogues that solve problems. `slips` is the share of steps that are skipped or done with another operator,
-    `faults` the share of calls that the tool fails, which are then made again."""
+    `faults` the share of calls that the tool fails, which are then made again, `shown` the share of dialogues whose
+    demonstrator is shown the answer or a hint and slips nowhere."""
     rng = random.Random(f"miniature-traces-{seed}")
-    for start, steps in chains(count, seed=seed):
-        messages: list[Message] = [{"role": "user", "content": question(start, steps)}]
+    problems = (_problem(row) for row in rows(count, seed=seed))
+    for (start, steps), problem in zip(chains(count, seed=seed), problems, strict=True):
+        sees = rng.random() < shown
+        messages = list(VIEWS[rng.choice(PRIVILEGES) if sees else "prompt"](problem))
         value = start
         for symbol, operand in steps:
-            if rng.random() < slips:
+            if not sees and rng.random() < slips:
                 if rng.random() < 0.5:
                     continue
                 symbol = rng.choice([each for each in OPERATORS if each != symbol])
@@ -171,6 +190,10 @@ def traces(count: int, *, seed: str, slips: float = 0.0, faults: float = 0.0) ->
             value = max(0, OPERATORS[symbol](value, operand))
             messages += [call, {"role": "tool", "content": str(value)}]
         yield [*messages, {"role": "assistant", "content": f"\\boxed{{{value}}}"}]
+
+
+def _problem(row: Mapping[str, Any]) -> Problem:
+    return Problem(id=row["id"], messages=tuple(row["messages"]), answer=row["answer"], hint=row["hint"])
 
 
 def _call(expression: str) -> Message:
@@ -258,6 +281,13 @@ def _corpus() -> Iterator[str]:
         "\\boxed{",
         "}",
         *(f" {symbol}1" for symbol in OPERATORS),
+        *(_words(shows) for shows in PRIVILEGES),
     ]
     for _ in range(50):
         yield from pieces
+
+
+def _words(shows: Shows) -> str:
+    """What a privileged teacher reads behind the question."""
+    problem = Problem(id="", messages=({"role": "user", "content": ""},), answer="1", hint="1")
+    return str(VIEWS[shows](problem)[-1]["content"])

@@ -7,19 +7,21 @@ Shapes: B trajectory, T token, K step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sod.algorithm import (
-    approval_trust,
+    after_failure,
+    agreement,
     bounded_log_ratios,
     decayed_weights,
     distilled_advantages,
+    earned_trust,
     first_steps,
-    following,
     group_advantages,
     importance_weights,
     median_anchor,
@@ -40,6 +42,37 @@ from sod.config import ObjectiveConfig, TrainConfig, WeightConfig
 __all__ = ["Credit", "assign_credit"]
 
 
+TRUST_WINDOW = 10
+"""Updates over which agreements are averaged: one alone is mostly noise."""
+
+
+@dataclass(kw_only=True)
+class Trust:
+    """What the latest updates told of the teacher after failed calls, against elsewhere."""
+
+    here: deque[float] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
+    elsewhere: deque[float] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
+
+    def observe(self, here: float, elsewhere: float) -> None:
+        """One more update's agreements."""
+        self.here.append(here)
+        self.elsewhere.append(elsewhere)
+
+    @property
+    def value(self) -> float:
+        """0 to 1."""
+        return earned_trust(sum(self.here), sum(self.elsewhere))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest update's agreements as metrics, which `observe` can be fed when a run goes on."""
+        return {
+            "agreement_after_failure": self.here[-1],
+            "agreement_elsewhere": self.elsewhere[-1],
+            "trust_after_failure": self.value,
+        }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credit:
     """What each token is to learn from, with the numbers it was made of (NaN where there is no teacher)."""
@@ -56,6 +89,7 @@ class Credit:
     advantage_BT: Tensor
     importance_BT: Tensor
     """Factor of each token's loss; 1 throughout when `objective.importance` is off."""
+    trust: Trust
 
 
 def assign_credit(
@@ -66,6 +100,7 @@ def assign_credit(
     update: int,
     seed: int = 0,
     divergence_BT: Tensor | None = None,
+    trust: Trust | None = None,
 ) -> Credit:
     """Credit of the whole update, before anything is learned from it.
 
@@ -74,6 +109,7 @@ def assign_credit(
         update: its number, from 1.
         seed: of weights that are drawn.
         divergence_BT: by token, where d_k is made of whole distributions (`weights.divergence`).
+        trust: what earlier updates told of the teacher; this one is added.
     """
     objective, weights = config.objective, config.weights
     log_ratio_BT = batch.teacher_logprobs_BT - student_logprobs_BT
@@ -81,8 +117,12 @@ def assign_credit(
         divergence_BT = _token_divergences(batch, student_logprobs_BT, weights)
     divergence_BK = step_means(divergence_BT, _in_scope(batch, weights.scope))
     weight_BT = _weights(batch, weights, log_ratio_BT.abs(), divergence_BK, seed=seed)
+    trust = trust or Trust()
+    trust.observe(*_agreements(batch, config, log_ratio_BT))
     if weights.after_failure != "as_others":
-        weight_BT = weight_BT * _trust_after_failure(batch, config, log_ratio_BT)
+        factor = 0.0 if weights.after_failure == "silent" else trust.value
+        factor_BK = torch.where(after_failure(batch.failed_BK), factor, 1.0)
+        weight_BT = weight_BT * spread(factor_BK, batch.step_BT)
     if weights.curriculum:
         weight_BT = first_steps(weight_BT, batch.step_BT, num_steps=1 + (update - 1) // weights.curriculum)
     log_ratio_BT = _bounded(log_ratio_BT, objective)
@@ -102,6 +142,7 @@ def assign_credit(
         log_ratio_BT=log_ratio_BT,
         advantage_BT=_advantages(batch, objective, advantage_B, student_logprobs_BT, weight_BT, log_ratio_BT),
         importance_BT=_importance(batch, objective, student_logprobs_BT),
+        trust=trust,
     )
 
 
@@ -154,16 +195,13 @@ def _weights(batch: Batch, weights: WeightConfig, gap_BT: Tensor, divergence_BK:
     return spread(weight_BK, batch.step_BT)
 
 
-def _trust_after_failure(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor) -> Tensor:
-    """A factor for every token: 1, but at steps that answer a failed call what the teacher is worth there."""
-    answers_BK = following(batch.failed_BK)
-    trust = torch.zeros((), dtype=torch.float64)
-    if config.weights.after_failure == "calibrated":
-        approval_BK = step_means(log_ratio_BT, batch.step_BT)
-        advantage_B = group_advantages(batch.reward_B, batch.group_B, epsilon=config.objective.advantage_epsilon)
-        trust = approval_trust(approval_BK, advantage_B, answers_BK)
-    factor_BK = torch.where(answers_BK, trust.to(log_ratio_BT.dtype), 1.0)
-    return spread(factor_BK, batch.step_BT)
+def _agreements(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor) -> tuple[float, float]:
+    """How the teacher's approval goes along with outcomes after a failed call, and elsewhere."""
+    approval_BK = step_means(log_ratio_BT, batch.step_BT)
+    advantage_B = group_advantages(batch.reward_B, batch.group_B, epsilon=config.objective.advantage_epsilon)
+    after_BK = after_failure(batch.failed_BK)
+    here = agreement(approval_BK, advantage_B, after_BK)
+    return float(here), float(agreement(approval_BK, advantage_B, ~after_BK))
 
 
 def _bounded(log_ratio_BT: Tensor, objective: ObjectiveConfig) -> Tensor:

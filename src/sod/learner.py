@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from sod.algorithm import policy_loss, token_shares
 from sod.algorithm.divergences import divergence
 from sod.batch import Batch, microbatches
 from sod.config import TrainConfig
-from sod.credit import Credit, assign_credit
+from sod.credit import Credit, Trust, assign_credit
 from sod.errors import SignalError
 from sod.models.divergence import Divergence, TokenDivergences, token_divergences
 from sod.models.hf import HFModel
@@ -35,6 +35,8 @@ class Learner:
     optimizer: Optimizer
     teacher: HFModel | None = None
     """For divergences of whole distributions, which its log-probs of the sampled tokens do not give."""
+    trust: Trust = field(default_factory=Trust)
+    """What the run's updates told of the teacher."""
 
     def credit(self, batch: Batch, *, update: int = 1) -> Credit:
         """Divergence, weights and advantages of the whole update, before anything is learned from it."""
@@ -45,6 +47,7 @@ class Learner:
             update=update,
             seed=draw_seed("weights", self.config.seed, update),
             divergence_BT=self._token_divergences(batch) if self.config.weights.of_distributions else None,
+            trust=self.trust,
         )
 
     def _token_divergences(self, batch: Batch) -> Tensor:
@@ -63,14 +66,11 @@ class Learner:
     def learn(self, batch: Batch, credit: Credit, *, seed: int) -> dict[str, float]:
         """Deal the trajectories out among the update's optimizer steps and take them.
 
-        Returns means over the steps: loss, clip_fraction, dual_clip_fraction, approx_kl, entropy, grad_norm, lr.
-        Raises SignalError when an advantage is not finite; the weights are then untouched.
+        Returns means over the steps: loss, clip_fraction, dual_clip_fraction, approx_kl, entropy, grad_norm, lr, and
+        teacher_loss where a divergence is learned from. Raises SignalError when an advantage, or a weight of a
+        divergence, is not finite; the model is then untouched.
         """
-        if not credit.advantage_BT.isfinite().all():
-            raise SignalError(
-                "every advantage must be finite, got NaN or infinity; look at the rewards and the teacher's log-probs "
-                "in trajectories.jsonl"
-            )
+        self._check(credit)
         order = torch.randperm(batch.num_trajectories, generator=torch.Generator().manual_seed(seed))
         hands = [hand for hand in order.tensor_split(self.config.update.optimizer_steps) if len(hand)]
         totals: dict[str, float] = defaultdict(float)
@@ -78,6 +78,22 @@ class Learner:
             for key, value in self._step(batch, credit, hand).items():
                 totals[key] += value / len(hands)
         return dict(totals)
+
+    @property
+    def _compares(self) -> bool:
+        """Whether a divergence of whole distributions is in the loss."""
+        return self.config.objective.signal == "divergence" and self.config.learns_from_teacher
+
+    def _check(self, credit: Credit) -> None:
+        used = {"advantage": credit.advantage_BT}
+        if self._compares:  # whose weights are in no advantage
+            used["weight"] = credit.weight_BT
+        for name, values_BT in used.items():
+            if not values_BT.isfinite().all():
+                raise SignalError(
+                    f"every {name} must be finite, got NaN or infinity; look at the rewards and the teacher's "
+                    "log-probs in trajectories.jsonl"
+                )
 
     def _step(self, batch: Batch, credit: Credit, hand: Tensor) -> dict[str, float]:
         """One optimizer step on the trajectories in `hand`, in micro-batches that add up to it."""
@@ -87,7 +103,7 @@ class Learner:
         per_token = self.config.objective.reduction == "token-mean"
         for rows, piece in self._pieces(batch, hand):
             denominator = num_tokens if per_token else num_trajectories
-            if self.config.objective.signal == "divergence" and self.config.learns_from_teacher:
+            if self._compares:
                 result: TokenLogprobs | TokenDivergences = self._compared(piece, self._learned_divergence)
             else:
                 result = self._logprobs(piece)

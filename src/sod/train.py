@@ -371,6 +371,7 @@ class TrainingLoop:
         metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
         metrics |= lost_metrics(harvest.lost, num_calls=metrics["num_calls"])
         if self.collector.teachers is not None:
+            metrics |= credit.trust.metrics
             metrics |= signal_metrics(
                 batch,
                 student_logprobs_BT=credit.student_logprobs_BT,
@@ -489,6 +490,8 @@ class TrainingLoop:
         for record in read_records(self.run.path / "metrics.jsonl"):
             if "reward" in record:
                 self.guards.check(record)
+            if "agreement_elsewhere" in record:
+                self.learner.trust.observe(record["agreement_after_failure"], record["agreement_elsewhere"])
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})

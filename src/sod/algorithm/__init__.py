@@ -15,11 +15,10 @@ from sod.algorithm.advantages import bounded_log_ratios, distilled_advantages, g
 from sod.algorithm.importance import importance_weights
 from sod.algorithm.losses import LossResult, policy_loss, token_shares
 from sod.algorithm.steps import number_steps, spread, step_divergence, step_means
+from sod.algorithm.trust import after_failure, agreement, earned_trust
 from sod.algorithm.weights import (
-    approval_trust,
     decayed_weights,
     first_steps,
-    following,
     median_anchor,
     outcome_weights,
     prefix_weights,
@@ -32,12 +31,13 @@ from sod.algorithm.weights import (
 
 __all__ = [
     "LossResult",
-    "approval_trust",
+    "after_failure",
+    "agreement",
     "bounded_log_ratios",
     "decayed_weights",
     "distilled_advantages",
+    "earned_trust",
     "first_steps",
-    "following",
     "group_advantages",
     "importance_weights",
     "median_anchor",

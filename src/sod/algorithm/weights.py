@@ -130,36 +130,6 @@ def first_steps(weight_BT: Tensor, step_BT: Tensor, *, num_steps: int) -> Tensor
     return torch.where(step_BT < num_steps, weight_BT, 0.0)
 
 
-def following(failed_BK: Tensor) -> Tensor:
-    """Steps that answer a failed one. `failed [0 1 0 0] -> [0 0 1 0]`."""
-    return torch.nn.functional.pad(failed_BK[:, :-1], (1, 0), value=False)
-
-
-def approval_trust(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Tensor:
-    """How far the teacher is worth hearing at the chosen steps: 0 to 1, from how its liking goes along with the end.
-
-    The correlation, over the chosen steps, of the teacher's approval with the outcome's advantage, against that over
-    all other steps: 1 where the teacher knows as much there as elsewhere, 0 where what it likes ends no better.
-
-    Args:
-        approval_BK: mean log p_teacher - log p_student of each step's tokens; NaN where there is no step.
-        advantage_B: the outcome's advantage of each trajectory.
-        chosen_BK: True at the steps in question.
-    """
-    there_BK = ~approval_BK.isnan()
-    here = _correlation(approval_BK, advantage_B, there_BK & chosen_BK)
-    elsewhere = _correlation(approval_BK, advantage_B, there_BK & ~chosen_BK)
-    return torch.where(elsewhere > 0.0, here / elsewhere.clamp(min=1e-6), 0.0).clamp(0.0, 1.0)
-
-
-def _correlation(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Tensor:
-    """0 where there is nothing to tell from."""
-    if int(chosen_BK.sum()) < 3:
-        return torch.zeros((), device=approval_BK.device)
-    pair_2N = torch.stack([approval_BK[chosen_BK], advantage_B[:, None].expand_as(approval_BK)[chosen_BK]])
-    return pair_2N.double().corrcoef()[0, 1].nan_to_num(0.0)
-
-
 def outcome_weights(
     divergence_BK: Tensor, reward_B: Tensor, *, num_bins: int = 8, delta: float | None = 0.2, prior: float = 4.0
 ) -> Tensor:

@@ -97,9 +97,9 @@ class WeightConfig(Section):
     """Of rule = "threshold", in nats."""
     gamma: NonNegative = 1.0
     """Of rule = "prefix": the first token's weight is 1 + gamma, the last one's 1."""
-    after_failure: Literal["as_others", "silent", "calibrated"] = "as_others"
-    """The teacher's voice at a step that answers a failed call: as at others; none; or as far as its liking of such
-    steps goes along with how their trajectories end."""
+    after_failure: Literal["as_others", "silent", "earned"] = "as_others"
+    """Trust at steps after the first failed call, a factor of the rule's weight: 1, 0, or as far as the teacher's
+    approval there goes along with how trajectories end, against how it does elsewhere."""
     curriculum: Annotated[int, Field(ge=0)] = 0
     """The teacher speaks at the first step only, and at one more after every so many updates (TCOD); 0 is off."""
     divergence: Literal["gap", "k3", "kl", "top_k_kl"] = "gap"

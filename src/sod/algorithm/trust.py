@@ -1,0 +1,43 @@
+"""Whether a teacher that has perhaps never seen a failed call is worth hearing after one: it earns it by outcomes.
+
+A teacher that knows how to recover likes the steps that end well, after a failure as before one. One that does not
+know dislikes whatever follows, however it ends.
+
+Shapes: B trajectory, K step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def after_failure(failed_BK: Tensor) -> Tensor:
+    """Steps after the first one whose call failed. `failed [0 1 0 0] -> [0 0 1 1]`."""
+    return torch.nn.functional.pad(failed_BK.cumsum(1)[:, :-1] > 0, (1, 0), value=False)
+
+
+def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Tensor:
+    """How the teacher's approval of steps goes along with how their trajectories end: the correlation, -1 to 1.
+
+    `approval [-2 0 | 0 0], advantage [-1 1]`, all chosen -> .58. 0 where there is nothing to tell from: under three
+    steps, or all ended alike.
+
+    Args:
+        approval_BK: mean log p_teacher - log p_student over a step's tokens; NaN where there is no step.
+        advantage_B: the outcome's advantage of each trajectory within its group.
+        chosen_BK: the steps in question.
+    """
+    chosen_BK = chosen_BK & ~approval_BK.isnan()
+    if int(chosen_BK.sum()) < 3:
+        return torch.zeros((), dtype=torch.float64, device=approval_BK.device)
+    pair_2N = torch.stack([approval_BK[chosen_BK], advantage_B[:, None].expand_as(approval_BK)[chosen_BK]])
+    return pair_2N.double().corrcoef()[0, 1].nan_to_num(0.0)
+
+
+def earned_trust(here: float, elsewhere: float) -> float:
+    """0 where the approval tells at most half as much of the outcome as elsewhere, 1 where it tells as much.
+
+    `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0`. A teacher that tells nothing anywhere has earned nothing.
+    """
+    return min(1.0, max(0.0, 2.0 * here / elsewhere - 1.0)) if elsewhere > 0.0 else 0.0
