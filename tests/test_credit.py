@@ -16,7 +16,7 @@ from torch import Tensor
 from sod.algorithm import policy_loss
 from sod.batch import Batch, pad
 from sod.config import METHODS, TrainConfig, parse
-from sod.credit import Credit, assign_credit
+from sod.credit import Credit, Trust, assign_credit
 
 # Two trajectories of one problem. A step is [(student's log-prob, teacher's log-prob), ...]; its call failed or not.
 Step = list[tuple[float, float]]
@@ -25,11 +25,16 @@ WRONG: list[Step] = [[(-0.4, -0.1)], [(-0.6, -6.9), (-0.2, -3.2)], [(-0.9, -0.8)
 FAILED = [[False, False], [True, False, False]]
 REWARDS = [1.0, 0.0]
 TRAJECTORIES = [RIGHT, WRONG]
-SAMPLED = ("uniform", "ratio", "decay", "threshold", "random", "token_ratio", "prefix", "outcome")
+SAME_CREDIT = ("gkd", "opsd_gt", "opsd_hint", "custom")
+"""What sets these apart is in the loss (test_learner) or in what the teacher is shown (test_teachers)."""
 
 
 def config(method: str = "sod", **sections: Any) -> TrainConfig:
-    fields = {"run": "r", "student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"path": "d"}}
+    fields: dict[str, Any] = {"run": "r", "student": {"path": "s"}, "data": {"path": "d"}}
+    if not method.startswith("opsd"):  # taught by the student's own copy
+        fields["teacher"] = {"path": "t"}
+    if method == "ropd":
+        fields["rubrics"] = {"url": "http://127.0.0.1:1", "model": "m"}
     return parse(TrainConfig, {**fields, "method": method, **sections})
 
 
@@ -199,6 +204,62 @@ def test_a_clipped_trust_region_keeps_the_border() -> None:
     assert advantage[1][1] == pytest.approx([-2.0, -2.0])
 
 
+# After a failed call -------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_teacher_says_nothing_after_the_first_failed_call() -> None:
+    """The failing step itself was sampled before anybody knew, so it counts; what follows does not."""
+    given = credit(config("sod", weights={"after_failure": "silent"}))
+    plain = credit(config("sod")).weight_BK
+    assert torch.equal(given.weight_BK[0, :2], plain[0, :2])  # nothing failed there
+    assert given.weight_BK[1].tolist() == [float(plain[1, 0]), 0.0, 0.0]
+
+
+def trusting(approvals: Sequence[float], *, elsewhere: Sequence[float]) -> Credit:
+    """Eight trajectories, every second one right; the first call of each fails. Gaps by trajectory: at the first step
+    `elsewhere`, after the failure `approvals`."""
+    steps = [[[(-2.0, -2.0 + first)], [(-2.0, -2.0 + then)]] for first, then in zip(elsewhere, approvals, strict=True)]
+    batch = toy(steps[:2], failed=[[True, False]] * 2)
+    rows = [toy([each], failed=[[True, False]]) for each in steps]
+    together = {name: torch.cat([getattr(row, name) for row in rows]) for name in batch.__dataclass_fields__}
+    together |= {"reward_B": torch.tensor([1.0, 0.0] * 4)}
+    return credit(config("sod", weights={"after_failure": "earned"}), Batch(**together))
+
+
+def test_a_teacher_that_likes_what_ends_well_is_heard_after_a_failure() -> None:
+    informed = [0.1, -1.0] * 4
+    given = trusting(informed, elsewhere=informed)
+    assert given.trust.value == pytest.approx(1.0)
+    assert (given.weight_BT[:, 3] > 0).all()
+
+
+def test_a_teacher_that_dislikes_all_that_follows_a_failure_is_not_heard_there() -> None:
+    given = trusting([-3.0, -3.1, -3.1, -3.0] * 2, elsewhere=[0.1, -1.0] * 4)
+    assert given.trust.value == 0.0
+    assert (given.weight_BT[:, 3] == 0).all()
+    assert (given.weight_BT[:, 1] == 1).all()
+
+
+def test_trust_is_averaged_over_the_latest_updates_and_can_be_taken_up_again() -> None:
+    trust = Trust()
+    for _ in range(30):
+        trust.observe(0.2, 0.2)
+    assert trust.value == pytest.approx(1.0)
+    for _ in range(5):
+        trust.observe(0.0, 0.2)
+    assert trust.value == pytest.approx(0.0)
+    again = Trust()
+    again.observe(trust.metrics["agreement_after_failure"], trust.metrics["agreement_elsewhere"])
+    assert (again.here[-1], again.elsewhere[-1]) == (0.0, 0.2)
+
+
+def test_a_teacher_without_evidence_has_earned_nothing() -> None:
+    assert Trust().value == 0.0
+    trust = Trust()
+    trust.observe(0.3, -0.1)
+    assert trust.value == 0.0
+
+
 # What d_k is ---------------------------------------------------------------------------------------------------------
 
 
@@ -253,8 +314,8 @@ def test_the_gradient_is_what_the_formula_says(method: str) -> None:
 
 
 def test_every_method_gives_other_advantages_than_every_other() -> None:
-    """Switching one on changes the update (`gkd` is in the loss, see test_learner)."""
-    advantages = {name: credit(config(name), seed=1).advantage_BT for name in METHODS if name not in ("gkd", "custom")}
+    """Switching one on changes the update."""
+    advantages = {name: credit(config(name), seed=1).advantage_BT for name in METHODS if name not in SAME_CREDIT}
     for name, advantage_BT in advantages.items():
         for other in advantages.keys() - {name}:
             assert (advantage_BT - advantages[other]).abs().max() > 1e-3, (name, other)

@@ -38,6 +38,6 @@ def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Te
 def earned_trust(here: float, elsewhere: float) -> float:
     """0 where the approval tells at most half as much of the outcome as elsewhere, 1 where it tells as much.
 
-    `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0`. A teacher that tells nothing anywhere has earned nothing.
+    `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0`. A teacher that tells nothing anywhere has earned none.
     """
     return min(1.0, max(0.0, 2.0 * here / elsewhere - 1.0)) if elsewhere > 0.0 else 0.0

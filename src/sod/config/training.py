@@ -85,7 +85,7 @@ class GuardConfig(Section):
     """Updates over which a rate is averaged; the first window is the reference."""
     tool_call_floor: Fraction = 0.5
     """Alarm when tool calls per trajectory fall below this share of the reference; 0 is off."""
-    retry_floor: Fraction = 0.7
+    retry_floor: Fraction = 0.9
     """Alarm when the share of failed calls that are followed by another falls below this share of the reference's; 0 is
     off."""
     reward_floor: Fraction = 0.5
