@@ -1,6 +1,6 @@
 """Put the study's cold-started students and its teachers beside it, in float16: the tests of the presets use them.
 
-    python examples/miniature/ship.py [--out runs/miniature]
+python examples/miniature/ship.py [--out runs/miniature]
 """
 
 from __future__ import annotations

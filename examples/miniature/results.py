@@ -1,0 +1,666 @@
+"""The study's tables: what every method reached, against the start, GRPO, OPD and SOD, with what is missing.
+
+    python examples/miniature/results.py                   # runs/miniature -> docs/results/miniature.{md,json}
+
+A run counts when it was trained and all samples of its evaluation were graded. Every number is made of problem means:
+the share of right samples by seed and problem.
+
+**Interval** (two-way bootstrap). Both seeds and problems were drawn, so both are drawn again. The means m[s, p] are cut
+into grand mean + seed effect + problem effect + rest. A resample draws S seeds and P problems with replacement and adds
+up the drawn effects and the rests of the drawn seeds on the drawn problems; effects are stretched by sqrt(n / (n - 1)),
+because n draws of n values spread less than they stand for. The interval is mean +- t * SE, SE the standard deviation
+of the resamples, t Student's with Satterthwaite's degrees of freedom: with three seeds that differ much, nearly 4.3. Of
+a difference the matrix is one method's means less the other's, on the seeds and problems that both have. One seed alone
+tells nothing about seeds: then the interval is of problems only, and says so.
+
+**p** (sign flips). Means over seeds, paired by problem (`sod.estimates.compare`): these trained students on other
+problems. Other seeds are the interval's business, so "beyond noise" asks for both: Holm's p below 0.05 within the
+family of comparisons of one kind of table, and an interval without 0. Of one seed nothing is beyond noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
+
+import torch
+
+from sod.comparison import problem_means
+from sod.errors import DataError, SodError
+from sod.estimates import compare, student_t_95
+from sod.runs import read_json, read_records, read_trajectories
+
+HERE = Path(__file__).parent
+BENCHMARK = "test"
+WORLDS = ("naive", "knowing")
+WORLD_TEXTS = {
+    "naive": "the tool fails in a fifth of its calls, and the teacher has never seen a failed call",
+    "knowing": "the tool fails in a fifth of its calls, and the teacher has learned to call again",
+}
+ANY = "any"
+"""Where the runs of methods without an outside teacher lie: they count in both worlds."""
+SIZES = ("small", "large")
+START = "start"
+MAIN = (START, "grpo", "opd", "opsd_gt", "opsd_hint", "sod", "stable")
+"""The paper's Table 1, and SOD with the preset `stable`. Other methods that were run and are no ablation follow."""
+AGAINST = (START, "grpo", "opd")
+ABLATIONS = (
+    "opd_grpo",
+    "sod_decay",
+    "sod_mask",
+    "sod_no_cap",
+    "sod_no_grpo",
+    "opd",
+    "sod",
+    "sod_random",
+    "sod_threshold",
+    "sod_token",
+    "sod_outcome",
+)
+"""The paper's order, then this package's."""
+NAMES = {
+    START: "start (SFT)",
+    "grpo": "GRPO",
+    "opd": "OPD",
+    "opsd_gt": "OPSD_gt",
+    "opsd_hint": "OPSD_hint",
+    "sod": "SOD",
+    "stable": "SOD, preset stable",
+    "opd_grpo": "uniform w (OPD + GRPO)",
+    "sod_decay": "0.9^(k - first error)",
+    "sod_mask": "masked after the first error",
+    "sod_no_cap": "no upper clip",
+    "sod_no_grpo": "without GRPO",
+    "sod_random": "ours: weights at random",
+    "sod_threshold": "ours: threshold",
+    "sod_token": "ours: by token",
+    "sod_outcome": "ours: by outcome",
+    "iw_opd": "IW-OPD",
+    "tcod": "TCOD",
+    "reopold": "REOPOLD",
+    "tropd": "TrOPD",
+    "gkd": "GKD",
+}
+LAST_UPDATES = 10
+"""Updates that "the end of training" is."""
+ALPHA = 0.05
+NUM_RESAMPLES = 4000
+
+
+# ---- what is on disk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """One seed of a method: its evaluation, and what its training says."""
+
+    path: Path
+    means: Mapping[str, float]
+    """Share of right samples by problem."""
+    samples: int
+    tool_calls: float
+    failed_turns: int
+    retried: int
+    alarms: Mapping[str, int]
+    """First update of each rule."""
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A method in a world at a size. `missing` says of each seed that has no outcome what it lacks."""
+
+    method: str
+    place: str
+    outcomes: Mapping[int, Outcome]
+    missing: Mapping[int, str]
+
+    @property
+    def num_seeds(self) -> int:
+        """Of those that were asked for."""
+        return len(self.outcomes) + len(self.missing)
+
+    @property
+    def count(self) -> str:
+        """`2 of 3 (seed 1: not evaluated)`."""
+        lacks = "; ".join(f"seed {seed}: {what}" for seed, what in self.missing.items())
+        return f"{len(self.outcomes)} of {self.num_seeds}" + (f" ({lacks})" if self.outcomes and lacks else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A folder of `study.py`."""
+
+    out: Path
+    seeds: Sequence[int]
+    cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
+
+    def cell(self, world: str, size: str, method: str) -> Cell:
+        """Read once. A method without an outside teacher has its runs under "any"."""
+        place = self._place(world, size, method)
+        key = (place, size, method)
+        if key not in self.cells:
+            self.cells[key] = self._read(place, size, method)
+        return self.cells[key]
+
+    def runs(self, world: str, size: str, method: str) -> dict[int, Path]:
+        """Training runs by seed, also those that are not evaluated yet."""
+        folder = self.out / "runs" / self._place(world, size, method) / size / method
+        found = {seed: folder / f"seed-{seed}" for seed in self.seeds}
+        return {seed: path for seed, path in found.items() if (path / "metrics.jsonl").exists()}
+
+    def methods(self, size: str) -> list[str]:
+        """Those with a folder of this size, in any world."""
+        return sorted({path.name for path in self.out.glob(f"runs/*/{size}/*") if path.is_dir()})
+
+    def sizes(self) -> list[str]:
+        """Those with runs, small first."""
+        found = {path.name for path in [*self.out.glob("runs/*/*"), *self.out.glob(f"{START}/*")]}
+        return sorted(found, key=lambda size: (SIZES.index(size) if size in SIZES else len(SIZES), size))
+
+    def _place(self, world: str, size: str, method: str) -> str:
+        elsewhere = method == START or (self.out / "runs" / ANY / size / method).is_dir()
+        return ANY if elsewhere else world
+
+    def _read(self, place: str, size: str, method: str) -> Cell:
+        outcomes, missing = {}, {}
+        for seed in self.seeds:
+            path = self.out / START / size / f"seed-{seed}"
+            if method != START:
+                path = self.out / "runs" / place / size / method / f"seed-{seed}"
+            found = _outcome(path, trained=method != START)
+            if isinstance(found, Outcome):
+                outcomes[seed] = found
+            else:
+                missing[seed] = found
+        return Cell(method=method, place=place, outcomes=outcomes, missing=missing)
+
+
+def read_study(out: Path, *, seeds: Sequence[int] = ()) -> Study:
+    """The folder as a study of the given seeds, or of all that anything was run with. Raises DataError for none."""
+    pattern = [*out.glob("runs/*/*/*/seed-*"), *out.glob(f"{START}/*/seed-*")]
+    found = {int(path.name.split("-")[1]) for path in pattern if path.name.split("-")[1].isdigit()}
+    if not found:
+        raise DataError(f"{out} must hold runs of study.py, got none; run it first, or give another --out")
+    return Study(out=out, seeds=tuple(seeds) or tuple(sorted(found)))
+
+
+def _outcome(path: Path, *, trained: bool) -> Outcome | str:
+    """What a seed came to, or what it lacks in a word."""
+    if not path.is_dir():
+        return "not run"
+    if trained and read_json(path / "status.json").get("state") != "finished":
+        return f"training {read_json(path / 'status.json').get('state', 'not begun')}"
+    evaluation = path.with_name(f"{path.name}-evaluation") if trained else path
+    result = read_json(evaluation / "evaluation.json")
+    if not result.get("complete"):
+        return "not evaluated" if not result else "evaluation incomplete"
+    means, numbers = problem_means(evaluation).get(BENCHMARK), result["benchmarks"].get(BENCHMARK)
+    if not means or not numbers:
+        return f"no benchmark {BENCHMARK!r}"
+    failed, retried = _ending(path) if trained else _persistence(path)
+    return Outcome(
+        path=path,
+        means=means,
+        samples=numbers["k"],
+        tool_calls=numbers["tool_calls"],
+        failed_turns=failed,
+        retried=retried,
+        alarms=_alarms(path) if trained else {},
+        commit=_commit_of(path),
+    )
+
+
+def _ending(run: Path) -> tuple[int, int]:
+    """Turns with a failed call in the last updates of training, and those that called again."""
+    updates = [each for each in read_records(run / "metrics.jsonl") if "accuracy" in each][-LAST_UPDATES:]
+    return sum(each["failed_turns"] for each in updates), sum(each["retried"] for each in updates)
+
+
+def _persistence(evaluation: Path) -> tuple[int, int]:
+    """The same of an evaluation's trajectories: of the start there is no training to look at."""
+    failed = retried = 0
+    for record in read_trajectories(evaluation):
+        turns = record["turns"]
+        for turn, following in itertools.pairwise(turns):
+            if any(result["status"] != "ok" for result in turn["results"]):
+                failed, retried = failed + 1, retried + bool(following["calls"])
+    return failed, retried
+
+
+def _alarms(run: Path) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for record in read_records(run / "metrics.jsonl"):
+        if "alarm" in record:
+            first.setdefault(str(record["alarm"]), record["update"])
+    return first
+
+
+def _commit_of(run: Path) -> str:
+    """Of the run's last session; "" when it was not recorded."""
+    sessions = read_json(run / "run.json").get("sessions") or [{}]
+    return str(sessions[-1].get("git_commit") or "")
+
+
+# ---- estimates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A mean over seeds and problems with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    num_seeds: int
+    num_problems: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A method less another, paired by seed and problem. `holm` is p corrected within its family."""
+
+    against: str
+    interval: Interval
+    p_value: float
+    holm: float = math.nan
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Both the corrected p and the interval say so; one seed alone cannot."""
+        return (
+            self.interval.num_seeds > 1 and self.holm < ALPHA and (self.interval.low > 0.0 or self.interval.high < 0.0)
+        )
+
+
+def two_way(rows: Sequence[Sequence[float]], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:
+    """Mean of a matrix (seeds, problems) with the interval of the module's docstring.
+
+    `[[1, 0], [0, 1]] -> 0.5 +- much`. Raises ValueError for no values, or rows of different length.
+    """
+    if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
+        raise ValueError(f"a mean needs seeds with the same problems, got {len(rows)} of {[len(row) for row in rows]}")
+    mean_SP = torch.tensor(rows, dtype=torch.float64)
+    num_seeds, num_problems = mean_SP.shape
+    value = float(mean_SP.mean())
+    seed_S, problem_P = mean_SP.mean(1) - value, mean_SP.mean(0) - value
+    rest_SP = mean_SP - value - seed_S[:, None] - problem_P
+    generator = torch.Generator().manual_seed(seed)
+    share_RS = _drawn(num_resamples, num_seeds, generator)
+    share_RP = _drawn(num_resamples, num_problems, generator)
+    drawn_R = (
+        share_RS @ seed_S * _stretch(num_seeds)
+        + share_RP @ problem_P * _stretch(num_problems)
+        + (share_RS @ rest_SP * share_RP).sum(1)
+    )
+    reach = float(drawn_R.std()) * student_t_95(_freedom(seed_S, problem_P))
+    return Interval(value=value, low=value - reach, high=value + reach, num_seeds=num_seeds, num_problems=num_problems)
+
+
+def _drawn(num_resamples: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """How large a share of a resample each of `count` things is."""
+    index = torch.randint(count, (num_resamples, count), generator=generator)
+    ones = torch.ones(index.shape, dtype=torch.float64)
+    return torch.zeros(num_resamples, count, dtype=torch.float64).scatter_add_(1, index, ones) / count
+
+
+def _stretch(count: int) -> float:
+    return math.sqrt(count / (count - 1)) if count > 1 else 1.0
+
+
+def _freedom(*effects: torch.Tensor) -> int:
+    """Satterthwaite's, of the sum of the variances of means of so many effects."""
+    variances = [(variance(effect.tolist()) / len(effect), len(effect) - 1) for effect in effects if len(effect) > 1]
+    squares = sum(each**2 / freedom for each, freedom in variances)
+    if not squares:
+        return max((freedom for _, freedom in variances), default=1)
+    return max(1, int(sum(each for each, _ in variances) ** 2 / squares + 1e-9))
+
+
+def average(cell: Cell) -> Interval:
+    """avg@k of a cell, within [0, 1]."""
+    outcomes = list(cell.outcomes.values())
+    keys = sorted(set.intersection(*(set(each.means) for each in outcomes)))
+    found = two_way([[each.means[key] for key in keys] for each in outcomes])
+    return Interval(**{**asdict(found), "low": max(0.0, found.low), "high": min(1.0, found.high)})
+
+
+def difference(cell: Cell, other: Cell) -> Difference | None:
+    """The cell less the other on the seeds and problems that both have; None where there are none."""
+    seeds = [seed for seed in cell.outcomes if seed in other.outcomes]
+    if not seeds or cell is other:
+        return None
+    pairs = [(cell.outcomes[seed].means, other.outcomes[seed].means) for seed in seeds]
+    keys = sorted(set.intersection(*(set(means) for pair in pairs for means in pair)))
+    if not keys:
+        raise DataError(f"{cell.method} and {other.method} must share problems, got none; evaluate them on one file")
+    before, after = ([fmean(pair[side][key] for pair in pairs) for key in keys] for side in (1, 0))
+    return Difference(
+        against=other.method,
+        interval=two_way([[mine[key] - theirs[key] for key in keys] for mine, theirs in pairs]),
+        p_value=compare(before, after, num_resamples=100).p_value,  # its interval is not used
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) corrected p-values, in the order given. `[.01, .04, .03] -> [.03, .06, .06]`."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected
+
+
+# ---- tables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A line of a table. `average` is None where nothing was evaluated."""
+
+    world: str
+    size: str
+    cell: Cell
+    average: Interval | None
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Both kinds of tables, and how many comparisons each family has."""
+
+    study: Study
+    main: Sequence[Row]
+    ablations: Sequence[Row]
+    families: Mapping[str, int]
+
+
+def make_tables(study: Study) -> Tables:
+    """All rows, their differences corrected. A comparison that stands in both worlds' tables is one comparison."""
+    main, ablations = [], []
+    for size in study.sizes():
+        others = [name for name in study.methods(size) if name not in {*MAIN, *ABLATIONS}]
+        for world in WORLDS:
+            main += [_row(study, world, size, method, AGAINST) for method in (*MAIN, *others)]
+            ablations += [_row(study, world, size, method, ("sod",)) for method in ABLATIONS]
+    main, num_main = _corrected(main)
+    ablations, num_ablations = _corrected(ablations)
+    families = {"main": num_main, "ablations": num_ablations}
+    return Tables(study=study, main=main, ablations=ablations, families=families)
+
+
+def _row(study: Study, world: str, size: str, method: str, against: Sequence[str]) -> Row:
+    cell = study.cell(world, size, method)
+    found = {name: difference(cell, study.cell(world, size, name)) for name in against if method != START}
+    return Row(
+        world=world,
+        size=size,
+        cell=cell,
+        average=average(cell) if cell.outcomes else None,
+        differences={name: each for name, each in found.items() if each is not None},
+    )
+
+
+def _corrected(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Rows with Holm's p in their differences, and the number of different comparisons."""
+    p_values = {_key(row, name): each.p_value for row in rows for name, each in row.differences.items()}
+    fixed = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [
+        Row(
+            world=row.world,
+            size=row.size,
+            cell=row.cell,
+            average=row.average,
+            differences={
+                name: Difference(
+                    against=name, interval=each.interval, p_value=each.p_value, holm=fixed[_key(row, name)]
+                )
+                for name, each in row.differences.items()
+            },
+        )
+        for row in rows
+    ], len(p_values)
+
+
+def _key(row: Row, against: str) -> tuple[str, ...]:
+    """What makes a comparison: between runs of "any" place it is the same in both worlds, and OPD less GRPO is GRPO
+    less OPD."""
+    both_any = row.cell.place == ANY and against in {START, "grpo"}
+    return (ANY if both_any else row.world, row.size, *sorted((row.cell.method, against)))
+
+
+# ---- markdown
+
+
+def markdown(tables: Tables, *, command: str) -> str:
+    """The page."""
+    return "\n".join(_page(tables, command=command)) + "\n"
+
+
+def _page(tables: Tables, *, command: str) -> Iterator[str]:
+    yield from ["# The study in miniature: results", "", "<!-- Written by results.py; do not edit. -->", ""]
+    yield from _facts(tables, command=command)
+    for size in tables.study.sizes():
+        for world in WORLDS:
+            rows = [row for row in tables.main if (row.world, row.size) == (world, size)]
+            yield from ["", f"## World {world}, student {size}", "", f"In this world {WORLD_TEXTS[world]}.", ""]
+            yield from _main_table(rows)
+            yield from ["", f"### Ablations: world {world}, student {size}", ""]
+            yield from _ablation_table([row for row in tables.ablations if (row.world, row.size) == (world, size)])
+    yield from ["", "## Where SOD does not help", "", *_unhelpful(tables)]
+    yield from ["", "## How to read this", "", *_notes(tables)]
+
+
+def _facts(tables: Tables, *, command: str) -> Iterator[str]:
+    study = tables.study
+    outcomes = [outcome for cell in study.cells.values() for outcome in cell.outcomes.values()]
+    problems = sorted({len(each.means) for each in outcomes})
+    samples = sorted({each.samples for each in outcomes})
+    yield f"- Command: `{command}`"
+    yield f"- Commit: {', '.join(f'`{each}`' for each in commits(outcomes))}"
+    yield f"- Seeds: {', '.join(map(str, study.seeds))}"
+    yield f"- Evaluation: {_listed(problems)} problems, {_listed(samples)} samples each; {len(outcomes)} evaluated runs"
+
+
+def commits(outcomes: Sequence[Outcome]) -> list[str]:
+    """Those that the runs recorded; where none did, this checkout's, and it says so."""
+    recorded = sorted({each.commit for each in outcomes if each.commit})
+    num_silent = sum(not each.commit for each in outcomes)
+    if recorded and not num_silent:
+        return recorded
+    here = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    commit = here.stdout.strip() or "unknown"
+    return [*recorded, f"{commit} (when these tables were made; {num_silent} runs recorded none)"]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return " or ".join(map(str, values)) or "no"
+
+
+def _main_table(rows: Sequence[Row]) -> Iterator[str]:
+    k = max((outcome.samples for row in rows for outcome in row.cell.outcomes.values()), default=0)
+    heads = ["method", "seeds", f"avg@{k or 'k'} (%)", *(f"less {NAMES[name]}" for name in AGAINST)]
+    yield from _head([*heads, "calls", "called again (%)", "alarms"])
+    for row in rows:
+        cell = row.cell
+        name = NAMES.get(cell.method, cell.method)
+        if row.average is None:
+            yield _line([name, cell.count, _absent(cell), *["-"] * 6])
+            continue
+        differences = (_difference(row.differences.get(against)) for against in AGAINST)
+        yield _line([name, cell.count, _interval(row.average), *differences, *_behaviour(cell)])
+
+
+def _ablation_table(rows: Sequence[Row]) -> Iterator[str]:
+    if not any(row.average for row in rows if row.cell.method not in MAIN):
+        counts = ", ".join(f"{row.cell.method} {row.cell.count}" for row in rows)
+        yield f"Missing: none was evaluated. Seeds: {counts}."
+        return
+    yield from _head(["rule", "method", "seeds", "avg (%)", "less SOD", "calls", "called again (%)", "alarms"])
+    for row in rows:
+        cell = row.cell
+        first = [NAMES.get(cell.method, cell.method), f"`{cell.method}`", cell.count]
+        if row.average is None:
+            yield _line([*first, _absent(cell), *["-"] * 4])
+        else:
+            yield _line([*first, _interval(row.average), _difference(row.differences.get("sod")), *_behaviour(cell)])
+
+
+def _head(names: Sequence[str]) -> Iterator[str]:
+    yield _line(names)
+    yield _line(["---"] * len(names))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _absent(cell: Cell) -> str:
+    """`missing: not run`, by what its seeds lack."""
+    return f"**missing**: {', '.join(sorted(set(cell.missing.values())))}"
+
+
+def _interval(found: Interval) -> str:
+    alone = " (problems only)" if found.num_seeds == 1 else ""
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]{alone}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    each = found.interval
+    text = f"{100 * each.value:+.1f} [{100 * each.low:+.1f}, {100 * each.high:+.1f}]"
+    text = f"**{text}**" if found.beyond_noise else text
+    alone = " (1 seed)" if each.num_seeds == 1 else ""
+    return f"{text}{alone} p {_p(found.p_value)}, Holm {_p(found.holm)}"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
+
+
+def _behaviour(cell: Cell) -> list[str]:
+    """Tool calls, calls again after a failed one, and alarms."""
+    outcomes = cell.outcomes.values()
+    failed = sum(each.failed_turns for each in outcomes)
+    again = f"{100 * sum(each.retried for each in outcomes) / failed:.0f}" if failed else "-"
+    alarms = []
+    for rule in sorted({rule for each in outcomes for rule in each.alarms}):
+        updates = [str(each.alarms[rule]) for each in outcomes if rule in each.alarms]
+        alarms.append(f"{rule} {len(updates)}/{len(outcomes)} (update {', '.join(updates)})")
+    return [f"{fmean(each.tool_calls for each in outcomes):.2f}", again, "; ".join(alarms) or "none"]
+
+
+def _unhelpful(tables: Tables) -> Iterator[str]:
+    """Rows where SOD, or its stable preset, is below OPD or GRPO, or not told apart from them. Made of the tables."""
+    below: list[str] = []
+    alike: list[str] = []
+    above: list[str] = []
+    absent: list[str] = []
+    for row in tables.main:
+        for against in ("opd", "grpo") if row.cell.method in {"sod", "stable"} else ():
+            where = f"world {row.world}, student {row.size}: {NAMES[row.cell.method]} against {NAMES[against]}"
+            found = row.differences.get(against)
+            if found is None:
+                absent.append(f"- {where}")
+            elif not found.beyond_noise:
+                alike.append(f"- {where}: {_difference(found)}")
+            else:
+                (below if found.interval.value < 0 else above).append(f"- {where}: {_difference(found)}")
+    for title, lines in (
+        ("Below, beyond noise", below),
+        ("Not told apart", alike),
+        ("Above, beyond noise", above),
+        ("Not compared, because one of the two is missing", absent),
+    ):
+        yield from [f"{title}: {len(lines)}.", "", *lines, *([""] if lines else [])]
+
+
+def _notes(tables: Tables) -> Iterator[str]:
+    yield (
+        f"- avg: mean over seeds and problems. Interval: 95 %, two-way bootstrap over seeds and problems "
+        f"({NUM_RESAMPLES} resamples; effects of seeds and of problems drawn apart and stretched by sqrt(n / (n - 1)), "
+        "Student's t with Satterthwaite's degrees of freedom). With one seed: over problems only."
+    )
+    yield "- less X: percentage points, paired by problem and seed. p: sign flips by problem, of means over seeds."
+    yield (
+        f"- Holm: p corrected within a family. All differences of the main tables are one family "
+        f"({tables.families['main']}), all of the ablation tables another ({tables.families['ablations']}). **Bold**: "
+        f"Holm's p below {ALPHA} and an interval without 0, from two seeds or more: here called beyond noise."
+    )
+    yield (
+        f"- calls: tool calls a trajectory, in the evaluation. called again: share of failed calls after which the "
+        f"student called again, in the last {LAST_UPDATES} updates of training; of the start, in its evaluation. "
+        "alarms: of the guards, seeds and first update of each."
+    )
+    yield "- GRPO and OPSD have no outside teacher: their runs, like the start's, are the same in both worlds."
+
+
+# ---- JSON
+
+
+def as_json(tables: Tables, *, command: str) -> dict[str, Any]:
+    """All numbers, by table and row."""
+    outcomes = [outcome for cell in tables.study.cells.values() for outcome in cell.outcomes.values()]
+    return {
+        "command": command,
+        "commits": commits(outcomes),
+        "seeds": list(tables.study.seeds),
+        "families": dict(tables.families),
+        "main": [_row_json(row) for row in tables.main],
+        "ablations": [_row_json(row) for row in tables.ablations],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    outcomes = row.cell.outcomes
+    return {
+        "world": row.world,
+        "size": row.size,
+        "method": row.cell.method,
+        "seeds": list(outcomes),
+        "missing": {str(seed): what for seed, what in row.cell.missing.items()},
+        "average": None if row.average is None else asdict(row.average),
+        "by_seed": {str(seed): fmean(each.means.values()) for seed, each in outcomes.items()},
+        "tool_calls": {str(seed): each.tool_calls for seed, each in outcomes.items()},
+        "failed_turns": {str(seed): each.failed_turns for seed, each in outcomes.items()},
+        "retried": {str(seed): each.retried for seed, each in outcomes.items()},
+        "alarms": {str(seed): dict(each.alarms) for seed, each in outcomes.items()},
+        "differences": {
+            name: {**asdict(each), "beyond_noise": each.beyond_noise} for name, each in row.differences.items()
+        },
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/miniature"), help="the study's folder")
+    parser.add_argument("--write", type=Path, default=Path("docs/results"), help="folder of the tables")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="those that are expected; default: all found")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    command = f"python examples/miniature/results.py --out {given.out} --write {given.write}"
+    try:
+        tables = make_tables(read_study(given.out, seeds=given.seeds))
+        given.write.mkdir(parents=True, exist_ok=True)
+        (given.write / "miniature.md").write_text(markdown(tables, command=command), encoding="utf-8")
+        numbers = json.dumps(as_json(tables, command=command), indent=1)
+        (given.write / "miniature.json").write_text(numbers + "\n", encoding="utf-8")
+    except SodError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(given.write / "miniature.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
