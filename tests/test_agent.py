@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sod.agent import draw_seed, run_all
+from sod.agent import FAULT, draw_seed, run_all
 from sod.models.scripted import ScriptedSampler
 from sod.sandbox import ExecutionResult
 from sod.sandbox.local import LocalSandbox
@@ -234,6 +234,62 @@ def test_one_line_says_that_something_was_cut(
     assert shown.text.startswith("a")
     assert shown.text.endswith("[exit code 1]" if "1 / 0" in code else "b" if "b" in code else "a")
     assert shown.text in scene.shown(trajectory)
+
+
+# Calls that fail on purpose
+
+
+def faults(stage: MakeStage, share: float, seeds: range, *, turns: int = 3) -> dict[int, list[bool]]:
+    """By seed: which of an episode's calls failed, two in each turn but the last."""
+    scene = stage([f"{call('1')}{call('2')}{STOP}"] * turns + [ANSWER], lambda code: code, tool={"fault_share": share})
+    found = {}
+    for seed in seeds:
+        results = scene.play(seed=seed).tool_results
+        assert [r.status is ToolStatus.ERROR for r in results] == [r.text == FAULT for r in results]
+        assert {r.text for r in results} <= {FAULT, "1", "2"}
+        found[seed] = [result.text == FAULT for result in results]
+    assert len(scene.sandbox.codes) == sum(not failed for each in found.values() for failed in each)
+    return found
+
+
+def test_that_share_of_calls_fails_on_purpose(stage: MakeStage) -> None:
+    """Each by itself: in every turn, at every place of it, in some episodes and not in others."""
+    found = faults(stage, 0.3, range(200))
+    failed = [failed for each in found.values() for failed in each]
+    assert len(failed) == 1200
+    assert 0.25 < sum(failed) / len(failed) < 0.35  # 3.8 standard deviations
+    by_place = [sum(each[place] for each in found.values()) for place in range(6)]
+    assert all(35 < number < 90 for number in by_place), by_place
+    assert faults(stage, 0.3, range(200)) == found, "the same ones for the same seed"
+
+
+def test_no_call_or_every_call_fails_on_purpose(stage: MakeStage) -> None:
+    assert not any(any(each) for each in faults(stage, 0.0, range(20)).values())
+    assert all(all(each) for each in faults(stage, 1.0, range(20)).values())
+
+
+def test_the_student_is_shown_that_the_tool_failed(stage: MakeStage) -> None:
+    scene = stage([asking(), ANSWER], ["42"], tool={"fault_share": 1.0})
+    trajectory = scene.play()
+    (result,) = trajectory.tool_results
+    assert (result.status, result.text, result.detail) == (ToolStatus.ERROR, FAULT, "tool.fault_share")
+    assert FAULT in scene.shown(trajectory)
+    assert trajectory.stop_reason is StopReason.ANSWERED
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["<tool_call>no</tool_call>", call("1", name="x"), '<tool_call>\n{"name": "code_interpreter", "arguments": {}}\n'],
+    ids=["unreadable", "unknown", "without-arguments"],
+)
+def test_a_malformed_call_never_fails_on_purpose(stage: MakeStage, bad: str) -> None:
+    """It would be told of the wrong fault, and its own would not be counted."""
+    scene = stage(
+        [f"{bad}{STOP}", f"{bad}{STOP}", ANSWER], tool={"fault_share": 1.0}, limits={"max_malformed_calls": 1}
+    )
+    trajectory = scene.play()
+    assert {result.status for result in trajectory.tool_results} == {ToolStatus.MALFORMED_CALL}
+    assert trajectory.stop_reason is StopReason.MALFORMED_CALL_LIMIT
 
 
 # Settings and helpers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,11 +12,29 @@ from hypothesis import strategies as st
 
 from sod.batch import Rollout, collate, microbatches
 from sod.errors import SignalError
-from sod.types import Score, StopReason, Trajectory
+from sod.types import Score, StopReason, ToolResult, ToolStatus, Trajectory, Turn
 
 
-def rollout(steps: list[int], *, teacher: list[float] | None = None, reward: float = 1.0, group: int = 0) -> Rollout:
-    """A trajectory whose token i is 10 + i and whose sampled tokens have log-prob -i."""
+def turns_of(steps: list[int], statuses: dict[int, list[ToolStatus]]) -> tuple[Turn, ...]:
+    """A turn for every step, whose calls ended as said."""
+    turns = []
+    for number in range(max(steps) + 1):
+        start, length = steps.index(number), steps.count(number)
+        results = tuple(ToolResult(status=status, text="x") for status in statuses.get(number, ()))
+        turns.append(Turn(text="t", start=start, end=start + length, results=results))
+    return tuple(turns)
+
+
+def rollout(
+    steps: list[int],
+    *,
+    teacher: list[float] | None = None,
+    reward: float = 1.0,
+    group: int = 0,
+    statuses: dict[int, list[ToolStatus]] | None = None,
+) -> Rollout:
+    """A trajectory whose token i is 10 + i and whose sampled tokens have log-prob -i. `statuses` are of calls, by
+    step."""
     trajectory = Trajectory(
         problem_id=f"p{group}",
         sample=0,
@@ -23,7 +42,7 @@ def rollout(steps: list[int], *, teacher: list[float] | None = None, reward: flo
         num_prompt_tokens=1,
         step=tuple(steps),
         rollout_logprobs=tuple(-float(place) if step >= 0 else 0.0 for place, step in enumerate(steps)),
-        turns=(),
+        turns=turns_of(steps, statuses or {}),
         stop_reason=StopReason.ANSWERED,
     )
     score = Score(value=reward, correct=reward > 0, reason="")
@@ -50,11 +69,37 @@ def test_everything_stands_at_its_token() -> None:
     assert batch.num_trajectories == 2
 
 
+OK, ERROR = ToolStatus.OK, ToolStatus.ERROR
+
+
+def test_a_step_failed_when_one_of_its_calls_did() -> None:
+    """Whatever kept it from going well; and where there is no such step nothing failed."""
+    long = rollout([-1, 0, -1, 1, -1, 2], statuses={0: [OK, ERROR], 1: [OK, OK]})
+    assert collate([long, SHORT]).failed_BK.tolist() == [[True, False, False], [False, False, False]]
+    for status in set(ToolStatus) - {OK}:
+        assert collate([rollout([-1, 0, -1, 1], statuses={1: [status]})]).failed_BK.tolist() == [[False, True]]
+
+
+def test_calls_are_marked_turn_by_turn() -> None:
+    """The mask is asked of each turn's own tokens, and stands at their places; nobody who asks has none."""
+    asked: list[tuple[int, ...]] = []
+
+    def even(token_ids: Sequence[int]) -> list[bool]:
+        asked.append(tuple(token_ids))
+        return [token_id % 2 == 0 for token_id in token_ids]
+
+    batch = collate([LONG, SHORT], call_mask=even)
+    assert asked == [(11, 12), (14,), (12,)]
+    assert batch.call_BT.tolist() == [[False, False, True, False, True], [False, False, True, False, False]]
+    assert not collate([LONG, SHORT]).call_BT.any()
+
+
 def test_rows_are_cut_to_the_longest_of_them() -> None:
     batch = collate([LONG, SHORT, LONG])
     short = batch.rows(torch.tensor([1]))
     assert short.token_BT.tolist() == [[10, 11, 12]]
     assert short.group_B.tolist() == [1]
+    assert (batch.failed_BK.shape, short.failed_BK.shape) == ((3, 2), (1, 1))
     assert batch.rows(torch.tensor([2, 1])).step_BT.tolist() == [batch.step_BT[2].tolist(), batch.step_BT[1].tolist()]
 
 

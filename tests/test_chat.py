@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -524,6 +525,84 @@ def test_dialogues_that_no_rollout_could_have_made(dialogue: list[Any], message:
 def test_tokenizer_without_template() -> None:
     with pytest.raises(ModelError, match="must have a chat template"):
         Chat(byte_tokenizer(None))
+
+
+# Which tokens are a call's -------------------------------------------------------------------------------------------
+
+CALL = '<tool_call>\n{"name": "run", "arguments": {"code": "1"}}\n</tool_call>'
+TAGGED = '<tool_call>\n{"name": "run", "arguments": {"code": "print(\'</tool_call>\')"}}\n</tool_call>'
+PLAIN_TEMPLATE = (Path(__file__).parents[1] / "examples/gsm8k_smollm2/chat_template.jinja").read_text(encoding="utf-8")
+MASKED = {
+    "none": ("The answer is 42.", []),
+    "only": (CALL, [CALL]),
+    "behind words": (f"Now é 汉 🙂.\n{CALL}", [CALL]),
+    "two": (f"A{CALL}\n{CALL} B", [CALL, CALL]),
+    "no end": ('Now <tool_call>\n{"name": "run"', ['<tool_call>\n{"name": "run"']),
+    "empty": ("<tool_call></tool_call>!", ["<tool_call></tool_call>"]),
+    "a tag in a string": (f"So {TAGGED} then", [TAGGED]),
+    "in a thought": (f"<think>{CALL}</think>{CALL}", [CALL]),
+    "an end alone": ("So </tool_call>.", []),
+    "nothing": ("", []),
+}
+
+
+@pytest.fixture(params=["tags are tokens", "tags are text"])
+def masking(request: pytest.FixtureRequest, tokenizer: Any) -> Chat:
+    """The demo's tokenizer knows the tags; the other one spells them, like SmolLM2's, with the example's template."""
+    if request.param == "tags are tokens":
+        return Chat(tokenizer, tools=[TOOL])
+    return Chat(byte_tokenizer(PLAIN_TEMPLATE), tools=[TOOL])
+
+
+def tokens_of(chat: Chat, text: str) -> list[int]:
+    return list(chat._tokenizer.encode(text, add_special_tokens=False))
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+@pytest.mark.parametrize("name", MASKED)
+def test_the_mask_of_calls_is_what_is_read_as_calls(masking: Chat, name: str, stopped: bool) -> None:
+    """Tags included, the stop token never."""
+    text, calls = MASKED[name]
+    token_ids = tokens_of(masking, text + ("<|im_end|>" if stopped else ""))
+    mask = masking.call_mask(token_ids)
+    assert len(mask) == len(token_ids)
+    inside = [token_id for token_id, is_inside in zip(token_ids, mask, strict=True) if is_inside]
+    assert masking.text(inside) == "".join(calls)
+    assert len(masking.read(token_ids).calls) == len(calls)
+
+
+def test_how_many_tokens_a_call_has(masking: Chat) -> None:
+    """One token a tag, or one a byte of it."""
+    num_tags = sum(masking.call_mask(tokens_of(masking, "a<tool_call></tool_call>b<|im_end|>")))
+    assert num_tags == (2 if "<tool_call>" in masking._tokenizer.get_added_vocab() else 23)
+
+
+def test_a_token_across_a_tag_of_plain_text() -> None:
+    """With its first character it belongs to the call, with its last one to what follows."""
+    merged = byte_tokenizer(PLAIN_TEMPLATE)
+    merged.add_tokens([":<tool", "call>."])
+    chat = Chat(merged, tools=[TOOL])
+    token_ids = tokens_of(chat, "Now:<tool_call></tool_call>. Good<|im_end|>")
+    mask = chat.call_mask(token_ids)
+    inside = [token_id for token_id, is_inside in zip(token_ids, mask, strict=True) if is_inside]
+    assert chat.text(inside) == ":<tool_call></tool_"
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from([*"é🙂 {", "<tool_call>", "</tool_call>", "<think>", "</think>", CALL]), max_size=8))
+def test_every_call_that_is_read_is_masked(parts: list[str]) -> None:
+    """Every character of a call, and no other, whatever stands around it."""
+    chat = _plain()
+    text = "".join(parts)
+    token_ids = tokens_of(chat, text)
+    inside = [token_id for token_id, is_inside in zip(token_ids, chat.call_mask(token_ids), strict=True) if is_inside]
+    assert chat.text(inside).count("<tool_call>") >= len(chat.read(token_ids).calls)
+    assert bool(inside) == bool(chat.read(token_ids).calls)
+
+
+@cache
+def _plain() -> Chat:
+    return Chat(byte_tokenizer(PLAIN_TEMPLATE), tools=[TOOL])
 
 
 # The parser ----------------------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 
 import sod
 from sod import cli
+from sod.config import METHODS, PRESETS
+from sod.config.methods import DEFAULTS
 from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, SodError, StorageError
 
 HOSTILE = ["[/]", "[bold", "[/bold]", "x[red]y", "[link=file:///]z", "\\", "a\\[b]", ":bug:", "\x1b[31m", "é汉😀", "\n"]
-COMMANDS = ("demo", "train", "sft", "eval", "report", "doctor", "memory", "sandbox")
+COMMANDS = ("demo", "train", "sft", "hints", "eval", "report", "doctor", "methods", "memory", "sandbox")
 
 runner = CliRunner()
 
@@ -215,6 +217,75 @@ def test_a_run_with_missing_samples_ends_with_1(taken: list[Any]) -> None:
 def test_compare_needs_two_runs(tmp_path: Path) -> None:
     result = runner.invoke(cli.app, ["compare", str(tmp_path), str(tmp_path)])
     assert (result.exit_code, result.stderr[:11]) == (2, "DataError: ")
+
+
+# ---- methods and hints
+
+
+def test_methods_are_listed_with_what_they_set() -> None:
+    """Every method and preset with its sentence, source and settings, whatever the terminal's width."""
+    result = runner.invoke(cli.app, ["methods"])
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    starts = {name: next(n for n, line in enumerate(lines) if line.split(" ")[0] == name) for name in METHODS}
+    assert list(starts.values()) == sorted(starts.values())
+    ends = [*list(starts.values())[1:], lines.index("", max(starts.values()))]
+    for (name, start), end in zip(starts.items(), ends, strict=True):
+        cells = " ".join(" ".join(lines[start:end]).split())
+        for dotted, value in METHODS[name].settings.items():
+            assert f"{dotted} = {json.dumps(value)}" in cells, name
+        for dotted, value in DEFAULTS.get(name, {}).items():
+            assert f"{dotted} = {json.dumps(value)} *" in cells, name
+        assert set(METHODS[name].summary.split()) <= set(cells.split()), name
+        assert set(METHODS[name].source.split()) <= set(cells.split()), name
+    presets = "\n".join(lines[ends[-1] :])
+    for name, settings in PRESETS.items():
+        assert f"\n{name}" in presets
+        assert all(f"{dotted} = {json.dumps(value)}" in presets for dotted, value in settings.items())
+
+
+def test_methods_need_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['sod', 'methods']\nfrom sod.cli import main\ntry: main()\nfinally: "
+    code += "print([name for name in ('torch', 'transformers', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("[]\n"), done.stderr
+
+
+def hints_toml(folder: Path, model: Path, *, solution: str = "Six times seven is 42.") -> Path:
+    question = {"role": "user", "content": "What is 6 * 7?"}
+    rows = [{"id": str(n), "messages": [question], "answer": "42", "solution": solution} for n in range(3)]
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    toml = folder / "hints.toml"
+    toml.write_text(
+        f'out = "{folder / "hints.jsonl"}"\nmax_tokens = 8\n[model]\npath = "{model}"\n'
+        f'[data]\npath = "{folder / "problems.jsonl"}"\n'
+    )
+    return toml
+
+
+def test_hints_are_written_and_counted(tmp_path: Path, model_dir: Path) -> None:
+    """By a real model that knows nothing: 8 tokens are no hint, or one by chance. Again, nothing is asked."""
+    toml = hints_toml(tmp_path, model_dir)
+    first = runner.invoke(cli.app, ["hints", str(toml)])
+    assert first.exit_code == 0, first.stderr
+    rows = [json.loads(line) for line in (tmp_path / "hints.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    written = sum(bool(row["hint"]) for row in rows)
+    last = f"{written} of 3 problems have a hint: {tmp_path / 'hints.jsonl'}"
+    assert first.stdout.splitlines()[-1] == last
+    assert written == 3 or "Without a hint" in first.stdout
+    again = runner.invoke(cli.app, ["hints", str(toml), "seed=0"])
+    assert (again.exit_code, again.stdout.splitlines()[-1]) == (0, last)
+
+
+def test_hints_are_refused_with_one_message(tmp_path: Path, model_dir: Path) -> None:
+    toml = hints_toml(tmp_path, model_dir, solution="")
+    result = runner.invoke(cli.app, ["hints", str(toml)])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "must have solutions to make hints of" in result.stderr
+    result = runner.invoke(cli.app, ["hints", str(toml), "out=hints.csv"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert 'out must end with .jsonl, got "hints.csv"' in result.stderr
 
 
 # ---- events

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -13,15 +14,20 @@ from hypothesis import strategies as st
 
 from sod import config as config_module
 from sod.config import (
+    METHODS,
+    PRESETS,
     EvalConfig,
     ObjectiveConfig,
     Section,
     SFTConfig,
+    TeachingConfig,
     TrainConfig,
+    WeightConfig,
     dump,
     load,
     parse,
 )
+from sod.config.methods import DEFAULTS
 from sod.errors import ConfigError
 
 TOML = """\
@@ -37,6 +43,12 @@ path = "train.jsonl"
 lr = 1e-5
 betas = [0.9, 0.95]
 """
+WHO: dict[str, dict[str, Any]] = {
+    "opsd_gt": {"teacher": None},
+    "opsd_hint": {"teacher": None},
+    "ropd": {"rubrics": {"url": "http://h", "model": "m"}},
+}
+"""Sections that say who teaches or judges, where it is not [teacher]."""
 MINIMAL = {"run": "r", "student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"path": "d"}}
 
 
@@ -139,6 +151,51 @@ def test_methods_are_the_terms_they_are_named_for() -> None:
         "opd_grpo": (True, True, "uniform"),
         "sod": (True, True, "ratio"),
     }
+
+
+def table_of_methods() -> str:
+    """The tables of docs/methods.md."""
+
+    def assigned(settings: Mapping[str, Any], suffix: str = "") -> list[str]:
+        return [f"`{dotted} = {json.dumps(value)}`{suffix}" for dotted, value in settings.items()]
+
+    lines = ["| method | what it is | from | sets |", "|---|---|---|---|"]
+    for name, method in METHODS.items():
+        sets = assigned(method.settings) + assigned(DEFAULTS.get(name, {}), " where left open")
+        lines.append(f"| `{name}` | {method.summary} | {method.source} | {', '.join(sets) or 'nothing'} |")
+    lines += ["", "| preset | sets what is left open to |", "|---|---|"]
+    lines += [f"| `{name}` | {', '.join(assigned(preset)) or 'the defaults'} |" for name, preset in PRESETS.items()]
+    return "\n".join(lines)
+
+
+def test_the_document_lists_every_method_and_preset_as_they_are() -> None:
+    """Put what this expects into the document: `python -c "import test_config; print(test_config.table_of_methods())"`
+    in tests/."""
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert table_of_methods() in text
+
+
+def test_the_document_speaks_of_every_setting_that_methods_are_made_of() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    for kind in (WeightConfig, ObjectiveConfig, TeachingConfig):
+        for name, field in kind.model_fields.items():
+            assert f"`{name}" in text, f"{kind.__name__}.{name}"
+            for option in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+                assert f'"{option}"' in text, f"{kind.__name__}.{name} = {option}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_its_settings_and_can_be_spelt_out_as_custom(method: str) -> None:
+    """What runs is decided by the settings alone, so a method of one's own can begin from any of them."""
+    given = {**MINIMAL, **WHO.get(method, {})}
+    named = parse(TrainConfig, {**given, "method": method})
+    sections: dict[str, dict[str, Any]] = {}
+    for dotted, value in {**METHODS[method].settings, **DEFAULTS.get(method, {})}.items():
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, {})[key] = value
+        assert at(named, dotted) == value
+    spelt = parse(TrainConfig, {**given, **sections, "method": "custom"})
+    assert spelt.model_copy(update={"method": method}) == named
 
 
 @pytest.mark.parametrize("kind", Section.__subclasses__(), ids=lambda kind: kind.__name__)
@@ -330,6 +387,22 @@ def test_a_wrong_value_is_one_line(toml: Path, override: str, message: str) -> N
         ),
         (["objective.importance=token"], 'update.student_logprobs must be "recompute", got "rollout"'),
         (["update.staleness=1", "update.student_logprobs=recompute"], "nothing corrects for the older weights"),
+        (["objective.coef=0", "method=custom", "objective.outcome=false"], "nothing is learned from"),
+        (["method=opd", "weights.rule=ratio"], 'method = "opd" is weights.rule = "uniform", got "ratio"; leave it out'),
+        (["method=ropd"], 'method "ropd" needs who writes rubrics, got none; add [rubrics] url'),
+        (["rubrics.url=http://h", "rubrics.model=m"], 'rewards by [rubrics] are for method "ropd", got "sod"'),
+        (["method=opsd_gt"], "the student's own weights teach, got [teacher] or [teachers] as well"),
+        (["method=opsd_gt", "teaching.student_copy=off"], "is taught by a copy of the student, got"),
+        (["teacher=none", "teaching.student_copy=ema"], "says what the student says, got student_copy"),
+        (
+            ["method=opsd_gt", "teacher=none", "teaching.student_copy=ema", "update.staleness=1"],
+            "an averaged teacher changes when nothing is scored",
+        ),
+        (["method=gkd", "teacher.engine=vllm"], 'objective.signal = "divergence" needs one teacher, with its weights'),
+        (["method=gkd", "teachers.a.path=t"], "got several teachers"),
+        (["method=gkd", "teaching.shows=hint"], 'needs teaching.shows = "prompt", got "hint"'),
+        (["weights.divergence=kl", "method=grpo", "teacher=none"], 'weights.divergence = "kl" needs one teacher'),
+        (["teachers.a.path=t", "teachers.a.engine=vllm", "sampling.temperature=0.7"], 'or teachers.a.engine to "hf"'),
         (["objective.clip_dual=1.28"], "clip_dual must be 0 (off) or above 1 + clip_high = 1.28, got 1.28"),
     ],
 )
@@ -347,6 +420,12 @@ def test_an_impossible_combination_is_refused(toml: Path, overrides: list[str], 
         ["method=opd", "update.samples=1"],
         ["method=sod", "update.samples=1"],  # a group of one: advantage 0 (equation 2)
         ["update.evaluate_every=5", "evaluation.path=x"],
+        ["teacher=none", "teachers.a.path=t"],
+        ["method=ropd", "rubrics.url=http://h", "rubrics.model=m"],
+        ["method=opsd_hint", "teacher=none", "teaching.student_copy=ema"],
+        ["method=opd", "teaching.shows=answer"],
+        ["method=gkd", "objective.beta=0.5", "objective.top_k=64"],
+        ["weights.divergence=top_k_kl"],
         ["objective.clip_dual=0"],
         ["objective.clip_dual=1.29"],
         ["update.prompts=1", "update.samples=4", "update.optimizer_steps=4"],

@@ -241,23 +241,19 @@ def test_a_teacher_that_dislikes_all_that_follows_a_failure_is_not_heard_there()
 
 
 def test_trust_is_averaged_over_the_latest_updates_and_can_be_taken_up_again() -> None:
-    trust = Trust()
-    for _ in range(30):
-        trust.observe(0.2, 0.2)
-    assert trust.value == pytest.approx(1.0)
-    for _ in range(5):
-        trust.observe(0.0, 0.2)
-    assert trust.value == pytest.approx(0.0)
-    again = Trust()
-    again.observe(trust.metrics["agreement_after_failure"], trust.metrics["agreement_elsewhere"])
-    assert (again.here[-1], again.elsewhere[-1]) == (0.0, 0.2)
+    trust, again = Trust(), Trust()
+    for here, count, value in ((0.2, 30, 1.0), (0.0, 5, 0.0), (0.2, 10, 1.0)):
+        for _ in range(count):
+            trust = trust.after(here=here, elsewhere=0.2)
+            noted = trust.metrics
+            again = again.after(here=noted["agreement_after_failure"], elsewhere=noted["agreement_elsewhere"])
+        assert trust.value == pytest.approx(value)
+    assert again == trust
 
 
 def test_a_teacher_without_evidence_has_earned_nothing() -> None:
     assert Trust().value == 0.0
-    trust = Trust()
-    trust.observe(0.3, -0.1)
-    assert trust.value == 0.0
+    assert Trust().after(here=0.3, elsewhere=-0.1).value == 0.0
 
 
 # What d_k is ---------------------------------------------------------------------------------------------------------

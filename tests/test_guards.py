@@ -145,3 +145,61 @@ def test_the_message_has_the_numbers() -> None:
     (alarm,) = guards.check({**HEALTHY, "tool_calls": 0.5})
     assert alarm.message == "tool calls per trajectory fell from 3 to 0.5, below 0.5 of the start"
     assert not alarm.fatal
+
+
+# A student that unlearns to call again
+
+
+def retries(*pairs: tuple[int, int], **config: Any) -> list[list[str]]:
+    """Rules that spoke, by update of (turns whose call failed, those that were followed by another call)."""
+    changes = [{"failed_turns": failed, "retried": again} for failed, again in pairs]
+    return heard(changes, **{"retry_floor": 0.7, **config})
+
+
+def test_fewer_calls_after_a_failed_one_are_called_out() -> None:
+    """90 % before, 60 % after, which is below 0.7 of it: long before all tool calls fall."""
+    assert retries((40, 36), (40, 36), (40, 24), (40, 24)) == [[], [], [], ["retries"]]
+    assert retries((40, 36), (40, 36), (40, 36), (40, 24)) == [[]] * 4  # 75 % over the window
+    assert retries((40, 36), (40, 36), (40, 24)) == [[]] * 3, "two whole windows are needed to compare"
+
+
+def test_what_is_said_of_them() -> None:
+    guards = Guards(config=GuardConfig(window=1, retry_floor=0.7))
+    guards.check({**HEALTHY, "failed_turns": 100, "retried": 90})
+    (alarm,) = guards.check({**HEALTHY, "failed_turns": 100, "retried": 60})
+    assert alarm.message.startswith("calls again after a failed one fell from 90% to 60%, below 0.7 of the start: ")
+    assert not alarm.fatal
+    (again,) = guards.check({**HEALTHY, "failed_turns": 100, "retried": 60})
+    assert again.ongoing
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((100, 90), (100, 90), (100, 63), (100, 63)),  # 0.7 of the start is not below it
+        ((24, 24), (25, 25), (100, 0), (100, 0)),  # of 49 failures before nothing is known
+        ((100, 90), (100, 90), (24, 0), (25, 0)),  # nor of 49 after
+        ((0, 0),) * 4,
+        ((100, 0), (100, 0), (100, 0), (100, 0)),  # nothing to fall from
+        ((100, 50), (100, 50), (100, 90), (100, 90)),
+    ],
+)
+def test_where_retries_are_no_alarm(pairs: tuple[tuple[int, int], ...]) -> None:
+    assert retries(*pairs) == [[]] * 4
+
+
+def test_the_share_of_retries_is_a_setting() -> None:
+    fallen = ((100, 90), (100, 90), (100, 0), (100, 0))
+    assert retries(*fallen)[-1] == ["retries"]
+    assert retries(*fallen, retry_floor=0.0)[-1] == []
+    assert retries((100, 90), (100, 90), (100, 80), (100, 80), retry_floor=0.9)[-1] == ["retries"]
+
+
+def test_it_is_the_share_of_all_turns_that_failed_in_a_window() -> None:
+    """Not the mean of the updates' shares: 91 of 110, against 1 of 10 and 90 of 100."""
+    assert retries((100, 90), (10, 9), (10, 1), (100, 90)) == [[]] * 4
+
+
+def test_metrics_of_an_older_run_say_nothing_of_retries() -> None:
+    """A run that goes on with a newer version has updates without these numbers."""
+    assert heard([{}] * 2 + [{"failed_turns": 100, "retried": 0}] * 2) == [[]] * 4

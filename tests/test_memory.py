@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sod import cli, memory
-from sod.config import LoRAConfig, TrainConfig, parse
+from sod.config import LoRAConfig, ModelConfig, TrainConfig, parse
 from sod.errors import ModelError
 from sod.models.anatomy import anatomy
 from sod.optimizer import Optimizer
@@ -293,6 +293,114 @@ def test_a_teacher_that_scores_steps_keeps_their_cache(small: str) -> None:
     teacher = {"path": small, "device": "cpu"}
     whole, by_step = (config(small, teacher=teacher, update={"teacher_scoring": by}) for by in ("trajectory", "step"))
     assert names(by_step, "sampling") - names(whole, "sampling") == {"teacher parked"}
+
+
+def privileged(small: str, kind: str, *, dtype: str = "bfloat16", **sections: Any) -> TrainConfig:
+    """A run whose student teaches itself."""
+    student, teaching = {"dtype": dtype}, {"student_copy": kind}
+    return config(small, student=student, method="opsd_gt", teaching=teaching, **sections)
+
+
+def sizes(settings: TrainConfig, *names: str) -> list[int]:
+    """Bytes of the items of these names; 0 where there is none."""
+    items = {item.name: item.num_bytes for item in memory.estimate(settings).items}
+    return [items.get(name, 0) for name in names]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [0, 8])
+def test_copies_of_the_student_take_what_their_tensors_take(tmp_path: Path, dtype: str, rank: int) -> None:
+    """Those of real copies that are not the student's own: weights, and sums in float32 where the weights are not."""
+    if rank:
+        pytest.importorskip("peft")
+    from sod.models.copies import AveragedCopy, open_copy
+    from sod.models.hf import HFModel
+
+    path = write_config(tmp_path / "config", NARROW, vocab_size=4000)
+    module = trained_module(path, dtype=getattr(torch, dtype), rank=0)
+    module.save_pretrained(tmp_path / "model")
+    settings = ModelConfig(path=str(tmp_path / "model"), dtype=cast("Any", dtype), device="cpu")
+    student = HFModel.load(settings)
+    if rank:
+        from sod.models.lora import add_lora
+
+        add_lora(student.module, LoRAConfig(rank=rank), seed=0)
+    own = {each.untyped_storage().data_ptr() for each in student.module.parameters()}
+    for kind in ("frozen", "ema"):
+        copied = open_copy(settings, student, kind=cast("Any", kind), decay=0.5)
+        tensors = list(copied.model.module.parameters())
+        tensors += list(copied._averages.values()) if isinstance(copied, AveragedCopy) else []
+        real = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        expected = sum(size for place, size in real.items() if place not in own)
+        lora = {"lora": {"rank": rank}} if rank else {}
+        estimated = sizes(
+            privileged(str(tmp_path / "model"), kind, dtype=dtype, **lora), "copy weights", "copy averages"
+        )
+        assert sum(estimated) == pytest.approx(expected, rel=0.02), kind
+        assert (expected == 0) == (rank > 0 and kind == "frozen")
+
+
+def test_a_copy_scores_as_a_teacher_of_its_size_does(small: str) -> None:
+    """Also one that takes no memory for its weights; and is checked at the start."""
+    copied = privileged(small, "frozen", lora={"rank": 8}, update={"teacher_scoring": "step"})
+    teacher = {"path": small, "device": "cpu", "dtype": "bfloat16"}
+    other = config(small, student={"dtype": "bfloat16"}, teacher=teacher, update={"teacher_scoring": "step"})
+    assert sizes(copied, "copy scoring", "copy parked") == sizes(other, "teacher scoring", "teacher parked")
+    probe = ("probe keys and values", "probe draw")
+    assert sizes(copied, *probe) == sizes(other, *probe)
+    assert min(sizes(copied, "copy scoring", *probe)) > 0
+
+
+def test_every_teacher_is_counted_and_the_largest_is_the_probe(tmp_path: Path, small: str) -> None:
+    wide = write_config(tmp_path, {**NARROW, "hidden_size": 128}, vocab_size=4000, head_dim=256)
+    several = {"math": {"path": wide, "device": "cpu"}, "a.b c": {"path": small, "device": "cpu"}}
+    default = {"path": small, "device": "cpu"}
+    settings = config(small, teacher=default, teachers=several)
+    alone = {name: config(small, teacher=each) for name, each in (("small", default), ("wide", several["math"]))}
+    for name, which in (("teacher", "small"), ("teacher math", "wide"), ("teacher a.b c", "small")):
+        assert sizes(settings, f"{name} weights", f"{name} scoring") == sizes(
+            alone[which], "teacher weights", "teacher scoring"
+        )
+    probe = ("probe keys and values", "probe draw")
+    assert sizes(settings, *probe) == sizes(alone["wide"], *probe) != sizes(alone["small"], *probe)
+    one_draw = [item.name for item in memory.estimate(settings).items if item.phase == "start"]
+    assert sorted(one_draw) == sorted(probe)
+
+
+def test_advice_for_several_teachers_names_each(small: str) -> None:
+    teacher = {"path": small, "device": "cpu", "dtype": "float32", "tokens_per_forward": 65536}
+    settings = config(small, teachers={"a.b c": teacher}, update={"prompts": 1, "samples": 2, "optimizer_steps": 1})
+    advice = dict(memory._alternatives(settings))
+    assert advice["teachers.a.b c.dtype"] == "bfloat16"
+    changed = memory._changed(settings, "teachers.a.b c.dtype", "bfloat16")
+    assert changed.teachers["a.b c"].dtype == "bfloat16"
+    halved = [sizes(each, "teacher a.b c weights")[0] for each in (settings, changed)]
+    assert halved[0] == 2 * halved[1]
+
+
+def test_a_student_that_sleeps_is_awake_while_its_teacher_is_checked(small: str) -> None:
+    """Its share stands beside the teacher's probe, and not beside what is learned."""
+    student = {"engine": "vllm", "kv_cache_gib": 2.0, "vllm": {"sleep": True}}
+    teacher = {"path": small, "device": "cpu"}
+    plain, checked = config(small, student=student), config(small, student=student, teacher=teacher)
+    unchecked = config(small, student=student, teacher=teacher, guards={"teacher_self_gap": 0.0})
+    share = needed_bytes(checked, "sampling", names="student vLLM")
+    assert share == needed_bytes(checked, "start", names="student vLLM") > 2 * GIB
+    for settings in (plain, unchecked):
+        assert needed_bytes(settings, "start") == 0
+    probe = sum(sizes(checked, "probe keys and values", "probe draw"))
+    always = needed_bytes(checked, "always")
+    assert memory.estimate(checked).peak_bytes("cpu") >= always + share + probe
+    assert needed_bytes(checked, "learning", names="student vLLM") == 0
+
+
+def test_a_comparison_of_distributions_is_counted_where_there_is_one(small: str) -> None:
+    teacher = {"path": small, "device": "cpu"}
+    by_method = {name: config(small, method=name, teacher=teacher) for name in ("opd", "gkd")}
+    names_of = {name: names(settings, "learning") for name, settings in by_method.items()}
+    assert names_of["gkd"] - names_of["opd"] == {"teacher reading", "comparison"}
+    by_kl = config(small, method="sod", teacher=teacher, weights={"divergence": "kl"})
+    assert names(by_kl, "learning") == names_of["gkd"]
 
 
 def test_eight_bits_take_a_quarter(small: str) -> None:

@@ -16,7 +16,7 @@ from sod.metrics import STATUS_SHARES, lost_metrics, signal_metrics, tool_second
 from sod.models.scripted import ScriptedScorer
 from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult
-from sod.types import Score, StopReason, ToolResult, ToolStatus, Trajectory, Turn
+from sod.types import Score, StopReason, ToolCall, ToolResult, ToolStatus, Trajectory, Turn
 from stage import ANSWER, STOP, WRONG, Stage, asking
 
 ERROR = ExecutionResult(status="error", stdout="", stderr="NameError: x", exit_code=1)
@@ -58,6 +58,8 @@ def test_what_the_trajectories_did(harvest: Harvest) -> None:
         "error_share": 0.25,
         "timeout_share": 0.0,
         "empty_share": 0.25,
+        "failed_turns": 2,  # of samples 1 and 2, which answered and gave up
+        "retried": 0,
         "sampled_tokens": sum(lengths) / 4,
     }
     assert {key: metrics[key] for key in expected} == pytest.approx(expected)
@@ -93,6 +95,45 @@ def test_every_status_has_its_share_and_together_they_are_all_calls() -> None:
         assert metrics[STATUS_SHARES[status]] == pytest.approx(times / len(calls))
     assert sum(metrics[name] for name in STATUS_SHARES.values()) == pytest.approx(1.0)
     assert metrics["failed_calls"] == len(calls) - calls.count(ToolStatus.OK)
+
+
+OK, ERRED, NONE = (ToolStatus.OK,), (ToolStatus.OK, ToolStatus.ERROR), ()
+
+
+def played(*turns: Sequence[ToolStatus], last_is_call: bool = False) -> Trajectory:
+    """Turns whose calls ended so; one without results has no call, but for a last one that was not run."""
+    made = []
+    for number, statuses in enumerate(turns):
+        is_call = bool(statuses) or (last_is_call and number == len(turns) - 1)
+        calls = (ToolCall(name="f", arguments={}),) * (len(statuses) or is_call)
+        results = tuple(ToolResult(status=status, text="x") for status in statuses)
+        made.append(Turn(text="t", start=1, end=2, calls=calls, results=results))
+    return dataclasses.replace(trajectory([]), turns=tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("turns", "failed", "retried"),
+    [
+        ((ERRED, OK, NONE), 1, 1),
+        ((ERRED, NONE), 1, 0),
+        ((ERRED, ERRED, NONE), 2, 1),
+        ((OK, OK, NONE), 0, 0),
+        ((OK, ERRED), 0, 0),  # the episode ended there: nobody knows
+        ((NONE,), 0, 0),
+    ],
+)
+def test_what_follows_a_turn_whose_call_failed(
+    turns: tuple[Sequence[ToolStatus], ...], failed: int, retried: int
+) -> None:
+    right = Score(value=1.0, correct=True, reason="")
+    metrics = trajectory_metrics([played(*turns), played(ERRED, NONE, last_is_call=True)], [right, right])
+    assert (metrics["failed_turns"], metrics["retried"]) == (failed + 1, retried + 1)
+
+
+def test_any_status_but_ok_is_a_failure_to_recover_from() -> None:
+    for status in set(ToolStatus) - {ToolStatus.OK, ToolStatus.INFRASTRUCTURE}:
+        metrics = trajectory_metrics([played([status], OK, NONE)], [Score(value=1.0, correct=True, reason="")])
+        assert (metrics["failed_turns"], metrics["retried"]) == (1, 1)
 
 
 def test_what_the_world_spoiled() -> None:

@@ -106,7 +106,7 @@ def by_place(_token_ids: Sequence[int], places: Sequence[int]) -> list[float]:
 def _by_step(stage: Stage, scorer: ScriptedScorer) -> Any:
     """One update of one trajectory, its steps scored while its tools run."""
     teacher = Teacher(scorer=scorer, vocabulary_size=640, by_step=True)
-    return asyncio.run(stage.collector(teacher=teacher, samples=1).collect(1))
+    return asyncio.run(stage.collector(teachers=Teachers(default=teacher), samples=1).collect(1))
 
 
 def test_scoring_by_step_gives_what_scoring_the_whole_gives(stage: Callable[..., Stage]) -> None:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
-from sod.config import ToolConfig
-from sod.errors import SandboxError
+from sod.config import SFTConfig, ToolConfig, parse
+from sod.errors import ConfigError, SandboxError
 from sod.sandbox import ExecutionResult, ExecutionStatus
 from sod.sandbox.local import LocalSandbox
 from sod.sandbox.scripted import ScriptedSandbox
+from sod.sft import tokenize
 from sod.tools import (
     CodeInterpreter,
+    Tool,
     as_released,
     call_tool,
     cut_as_published,
     interpreter_schema,
+    make_tools,
     merge_notices,
     render,
     strip_fence,
 )
+from sod.traces import Trace
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
 Mode: TypeAlias = Literal["repl", "off", "retool"]
@@ -459,3 +464,124 @@ def test_malformed_calls_are_told_and_run_nothing(call: ToolCall | MalformedCall
 def test_no_tools_at_all() -> None:
     answer = asyncio.run(call_tool({}, ToolCall(name="f", arguments={})))
     assert answer.text == '[malformed tool call: there is no tool "f"; available: none]'
+
+
+# A tool of your own
+
+SEARCH = """\
+from __future__ import annotations
+from dataclasses import dataclass
+from sod.types import ToolResult, ToolStatus
+
+@dataclass
+class Search:
+    limit: float
+    sandbox: object
+    name: str = "search"
+
+    @property
+    def schema(self):
+        properties = {"query": {"type": "string"}, "page": {"type": ["integer", "null"]}, "kind": {"enum": ["a", "b"]}}
+        parameters = {"type": "object", "properties": properties}
+        function = {"name": self.name, "description": "Looks up.", "parameters": parameters}
+        return {"type": "function", "function": function}
+
+    async def call(self, arguments):
+        return ToolResult(status=ToolStatus.OK, text=f"{arguments['query']} in {self.limit:g} s")
+
+def search(config, sandbox):
+    return Search(config.timeout_s, sandbox)
+
+def nothing(config, sandbox):
+    return print
+
+def fails(config, sandbox):
+    raise LookupError("a mistake in it")
+
+LIMIT = 3
+"""
+
+
+@pytest.fixture
+def search_file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_search.py"
+    path.write_text(SEARCH, encoding="utf-8")
+    return path
+
+
+def own(make: str, sandbox: Any = None) -> Mapping[str, Tool]:
+    return make_tools(ToolConfig(make=make, timeout_s=7.0), sandbox=sandbox)
+
+
+def test_a_tool_made_by_a_file(search_file: Path) -> None:
+    """It gets the section and the sandbox; its calls go where the interpreter's go."""
+    sandbox = ScriptedSandbox([])
+    tools = own(f"{search_file}:search", sandbox)
+    assert list(tools) == ["search"]
+    assert cast("Any", tools["search"]).sandbox is sandbox
+    answer = asyncio.run(call_tool(tools, ToolCall(name="search", arguments={"query": "x", "page": 2})))
+    assert (answer.status, answer.text) == (ToolStatus.OK, "x in 7 s")
+    assert own("", sandbox)["code_interpreter"].schema == interpreter_schema(ToolConfig(timeout_s=7.0))
+    assert make_tools(ToolConfig(make=f"{search_file}:search", enabled=False), sandbox=None) == {}
+
+
+def test_a_tool_made_by_a_module(search_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(search_file.parent))
+    assert own("my_search:search")["search"].name == "search"
+
+
+def test_calls_of_a_tool_of_your_own_are_checked_too(search_file: Path) -> None:
+    """Its schema says no type of `kind`, two of `page`, and nothing that is required."""
+    tools = own(f"{search_file}:search")
+    for arguments, sentence in (
+        ({"query": 1}, 'argument "query" must be of type string, got integer'),
+        ({"q": "x"}, 'unknown argument "q" in the call of "search"; it takes {"query": string, "page":'),
+    ):
+        answer = asyncio.run(call_tool(tools, ToolCall(name="search", arguments=arguments)))
+        assert answer.status == ToolStatus.MALFORMED_CALL
+        assert sentence in answer.text
+    good = ToolCall(name="search", arguments={"query": "x", "page": None, "kind": 3})
+    assert asyncio.run(call_tool(tools, good)).status == ToolStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        ("FILE", "must be FILE.py:FUNCTION or MODULE:FUNCTION"),  # no colon, unless of a drive
+        ("search", "must be FILE.py:FUNCTION or MODULE:FUNCTION, got 'search': that names no module"),
+        (".tools:search", "that names no module"),
+        ("no_such_module_q7:search", "No module named 'no_such_module_q7'; give the file's path"),
+        ("gone.py:search", "No such file"),
+        ("FILE:find", "there is no function 'find' in "),
+        ("FILE:LIMIT", "there is no function 'LIMIT' in "),
+        ("FILE:", "there is no function '' in "),
+        ("FILE:nothing", "must make a tool with a name, a schema and a call (sod.tools.Tool), got builtin_function"),
+    ],
+)
+def test_a_wrong_name_is_one_clear_error(search_file: Path, make: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        own(make.replace("FILE", str(search_file)))
+    assert "tool.make" in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_the_function_is_its_own(search_file: Path) -> None:
+    with pytest.raises(LookupError, match="a mistake in it"):
+        own(f"{search_file}:fails")
+
+
+def test_a_cold_start_shows_the_tool_of_your_own(search_file: Path, tokenizer: Any) -> None:
+    """And makes it without a sandbox."""
+    messages = (
+        {"role": "user", "content": "Start with 6."},
+        {"role": "assistant", "content": "It is 6."},
+    )
+    settings = {"run": "r", "student": {"path": "s"}, "traces": "t", "tool": {"make": f"{search_file}:search"}}
+    config = parse(SFTConfig, settings)
+    told: list[Any] = []
+    (record,) = tokenize([Trace(messages=messages)], tokenizer, config=config, listener=lambda *each: told.append(each))
+    shown = tokenizer.decode(record.token_ids)
+    assert '"name": "search"' in shown
+    assert "code_interpreter" not in shown
+    assert told == []

@@ -14,7 +14,7 @@ from sod.config import AgentConfig, SamplingConfig, ToolConfig
 from sod.errors import DataError, EngineError, InfrastructureError
 from sod.models import Sampler
 from sod.sandbox import Sandbox
-from sod.tools import Tool, call_tool, cut_as_published, make_tools, merge_notices
+from sod.tools import Tool, call_tool, cut_as_published, make_tools, merge_notices, refusal
 from sod.types import (
     Completion,
     MalformedCall,
@@ -166,7 +166,7 @@ class _Episode:
 
     async def _timed_call(self, call: ToolCall | MalformedCall, index: int) -> ToolResult:
         start = time.perf_counter()
-        if isinstance(call, ToolCall) and self._fails_on_purpose(index):
+        if self._fails_on_purpose(index) and refusal(self.agent.tools, call) is None:
             return ToolResult(status=ToolStatus.ERROR, text=FAULT, detail="tool.fault_share")
         result = await call_tool(self.agent.tools, call)
         return ToolResult(

@@ -64,11 +64,11 @@ class Batch:
         return self.token_BT.shape[0]
 
     def rows(self, index: Tensor) -> Batch:
-        """The given trajectories, cut to the longest of them."""
-        longest = int(self.length_B[index].max())
+        """The given trajectories, cut to the tokens and steps of the longest of them."""
+        cut = {"BT": int(self.length_B[index].max()), "BK": int(self.step_BT[index].max()) + 1}
         return Batch(
             **{
-                name: tensor[index, :longest] if name.endswith("_BT") else tensor[index]
+                name: tensor[index, : cut[name[-2:]]] if name[-2:] in cut else tensor[index]
                 for name, tensor in self._tensors().items()
             }
         )

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,7 +126,6 @@ def _need_template(tokenizer: Tokenizer, *, where: str) -> None:
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FORM = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _MARK = re.compile("<think>|<tool_call>")
-_CALL = re.compile("<tool_call>.*?(?:</tool_call>|$)", re.DOTALL)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -138,6 +137,7 @@ class _UnreadableCallError(Exception):
 @dataclass(frozen=True, slots=True)
 class _CallAt:
     call: ToolCall | MalformedCall
+    start: int
     end: int
 
 
@@ -149,16 +149,18 @@ def parse_calls(text: str, *, in_thought: bool = False) -> tuple[ToolCall | Malf
     given as a JSON string are accepted. What cannot be read is a MalformedCall with a reason. Calls inside
     `<think>...</think>` do not count (an open block reaches to the end); `in_thought` says that the turn starts in one.
     """
-    calls: list[ToolCall | MalformedCall] = []
+    return tuple(found.call for found in _calls_in(text, in_thought=in_thought))
+
+
+def _calls_in(text: str, *, in_thought: bool) -> Iterator[_CallAt]:
     position = _end_of_thought(text, 0) if in_thought else 0
     while mark := _MARK.search(text, position):
         if mark.group() == _OPEN:
             found = _call_at(text, mark.start())
-            calls.append(found.call)
+            yield found
             position = found.end
         else:
             position = _end_of_thought(text, mark.end())
-    return tuple(calls)
 
 
 def _end_of_thought(text: str, position: int) -> int:
@@ -171,10 +173,10 @@ def _call_at(text: str, start: int) -> _CallAt:
     try:
         decoded = _decode_json(text, start + len(_OPEN))
         call = _checked_call(decoded.value)
-        return _CallAt(call, decoded.end)
+        return _CallAt(call, start, decoded.end)
     except _UnreadableCallError as fault:
         end = _end_of_unreadable(text, start + len(_OPEN))
-        return _CallAt(MalformedCall(text=text[start:end], reason=f"{fault} Write {_FORM}."), end)
+        return _CallAt(MalformedCall(text=text[start:end], reason=f"{fault} Write {_FORM}."), start, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,19 +355,18 @@ class Chat:
         return Reading(text=text, calls=parse_calls(text, in_thought=self._starts_in_thought))
 
     def call_mask(self, token_ids: Sequence[int]) -> tuple[bool, ...]:
-        """Which tokens of a sampled turn are inside a tool call, tags included; a call without an end has all the rest.
+        """Which tokens of a sampled turn are inside a tool call as `read` finds them, tags included; a call without an
+        end has all the rest.
 
-        `Now <tool_call> {...} </tool_call> <|im_end|> -> (False, True, True, True, False)`.
+        `Now <tool_call> {...} </tool_call> <|im_end|> -> (False, True, True, True, False)`. Where tags are plain text a
+        token can have both the end of a word and the start of a tag: it is inside, and one across the end is not.
         """
-        text = self.text(token_ids)
-        spans = [match.span() for match in _CALL.finditer(text)]
-        if not spans:
-            return (False,) * len(token_ids)
-        stops = tuple(self.stop_token_ids)
+        stopped = bool(token_ids) and token_ids[-1] in self.stop_token_ids
+        said = token_ids[:-1] if stopped else token_ids
         inside = [False] * len(token_ids)
-        for start, end in spans:
-            first, last = self._num_before(token_ids, start), self._num_before(token_ids, end)
-            inside[first:last] = [token_id not in stops for token_id in token_ids[first:last]]
+        for found in _calls_in(self.text(said), in_thought=self._starts_in_thought):
+            first, last = self._num_before(said, found.start), self._num_before(said, found.end)
+            inside[first:last] = [True] * (last - first)
         return tuple(inside)
 
     def _num_before(self, token_ids: Sequence[int], place: int) -> int:

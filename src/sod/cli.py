@@ -1,4 +1,4 @@
-"""The command `sod`: demo | traces | sft | train | eval | compare | report | memory | sandbox | doctor.
+"""The command `sod`: demo, traces, sft, hints, train, eval, compare, report, methods, memory, sandbox, doctor.
 
 Commands read a config, call one function of the package, and turn its errors into one clear message. Nothing heavy is
 imported before a command needs it.
@@ -28,7 +28,7 @@ from sod.errors import SodError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sod.config import SandboxConfig, TracesConfig
+    from sod.config import HintsConfig, SandboxConfig, TracesConfig
     from sod.estimates import Comparison
 
 
@@ -54,6 +54,7 @@ console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run's settings.")]
+HintsFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Problems, the model that writes, the file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: optimizer.lr=1e-5 teacher=none")
 ]
@@ -122,7 +123,7 @@ def demo(
 
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Distil (sod, opd, opd_grpo) or run GRPO, as RUN.toml says; continues an interrupted run."""
+    """Distil or run GRPO by one of `sod methods`, as RUN.toml says; continues an interrupted run."""
     from sod.config import TrainConfig, load
 
     settings = load(TrainConfig, config, overrides=overrides or ())
@@ -197,6 +198,30 @@ async def _make_traces(config: TracesConfig) -> None:
     for reason, count in made.dropped.items():
         _say(f"Dropped {count}: {reason}   ({made.named[reason][0]})")
     _say(f"Kept {len(made)} traces ({made.rewritten} with a call made self-contained): {config.out}")
+
+
+@app.command()
+def hints(config: HintsFile, overrides: Overrides = None) -> None:
+    """Write hints from reference solutions, for a teacher that is shown them; continues a file that was begun."""
+    from sod.config import HintsConfig, load
+
+    settings = load(HintsConfig, config, overrides=overrides or ())
+    _quiet()
+    asyncio.run(_write_hints(settings))
+
+
+async def _write_hints(config: HintsConfig) -> None:
+    from rich.progress import Progress
+
+    from sod.hints import make_hints
+
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("hints", total=None)
+        count = await make_hints(config, on_progress=lambda done, total: bar.update(task, completed=done, total=total))
+    for fault, number in count.without.items():
+        _say(f"Without a hint {number}: {fault}")
+    total = count.written + sum(count.without.values())
+    _say(f"{count.written} of {total} problems have a hint: {config.out}")
 
 
 @app.command("eval")
@@ -297,6 +322,31 @@ def report(
     from sod.report import write_report
 
     _say(f"Report: {write_report(runs, out)}")
+
+
+@app.command()
+def methods() -> None:
+    """Every method and preset of `sod train`: what it is, where it comes from, and what it sets."""
+    from sod.config import METHODS, PRESETS
+    from sod.config.methods import DEFAULTS
+
+    table = _prose_table("method", "what it is", "source", "sets")
+    for name, method in METHODS.items():
+        sets = _assigned(method.settings, DEFAULTS.get(name, {}))
+        table.add_row(name, Text(method.summary), Text(method.source), Text(sets))
+    _print_wide(table)
+    _say("")
+    table = _prose_table("preset", "sets where a config leaves it open")
+    for name, settings in PRESETS.items():
+        table.add_row(name, Text(_assigned(settings) or "nothing: every default is the published value"))
+    _print_wide(table)
+    _say('\nWhat a method sets cannot be set otherwise, but for what has a * here. method = "custom" sets nothing.')
+
+
+def _assigned(settings: Mapping[str, Any], left_open: Mapping[str, Any] | None = None) -> str:
+    """Settings as TOML would have them, a line each: `weights.rule = "ratio"`; what can be set otherwise says so."""
+    fixed = [f"{dotted} = {json.dumps(value)}" for dotted, value in settings.items()]
+    return "\n".join([*fixed, *(f"{dotted} = {json.dumps(value)} *" for dotted, value in (left_open or {}).items())])
 
 
 @app.command()
@@ -529,6 +579,17 @@ def _plain_table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    return table
+
+
+def _prose_table(*names: str) -> Table:
+    """Like `_plain_table` for sentences, which may take several lines."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(names):
+        is_code = place in (0, len(names) - 1)
+        table.add_column(name, no_wrap=is_code, ratio=None if is_code else 2)
     return table
 
 

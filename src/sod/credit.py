@@ -7,8 +7,7 @@ Shapes: B trajectory, T token, K step.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,24 +38,26 @@ from sod.algorithm.divergences import k3
 from sod.batch import Batch
 from sod.config import ObjectiveConfig, TrainConfig, WeightConfig
 
-__all__ = ["Credit", "assign_credit"]
+__all__ = ["NO_EVIDENCE", "Credit", "Trust", "assign_credit"]
 
 
 TRUST_WINDOW = 10
 """Updates over which agreements are averaged: one alone is mostly noise."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
     """What the latest updates told of the teacher after failed calls, against elsewhere."""
 
-    here: deque[float] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
-    elsewhere: deque[float] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
+    here: tuple[float, ...] = ()
+    elsewhere: tuple[float, ...] = ()
 
-    def observe(self, here: float, elsewhere: float) -> None:
-        """One more update's agreements."""
-        self.here.append(here)
-        self.elsewhere.append(elsewhere)
+    def after(self, *, here: float, elsewhere: float) -> Trust:
+        """With one more update's agreements."""
+        return Trust(
+            here=(*self.here, here)[-TRUST_WINDOW:],
+            elsewhere=(*self.elsewhere, elsewhere)[-TRUST_WINDOW:],
+        )
 
     @property
     def value(self) -> float:
@@ -65,12 +66,16 @@ class Trust:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The latest update's agreements as metrics, which `observe` can be fed when a run goes on."""
+        """The latest update's agreements as metrics, of which the same is made again when a run goes on."""
         return {
             "agreement_after_failure": self.here[-1],
             "agreement_elsewhere": self.elsewhere[-1],
             "trust_after_failure": self.value,
         }
+
+
+NO_EVIDENCE = Trust()
+"""Before the first update."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +95,7 @@ class Credit:
     importance_BT: Tensor
     """Factor of each token's loss; 1 throughout when `objective.importance` is off."""
     trust: Trust
+    """This update included."""
 
 
 def assign_credit(
@@ -100,7 +106,7 @@ def assign_credit(
     update: int,
     seed: int = 0,
     divergence_BT: Tensor | None = None,
-    trust: Trust | None = None,
+    trust: Trust = NO_EVIDENCE,
 ) -> Credit:
     """Credit of the whole update, before anything is learned from it.
 
@@ -109,7 +115,7 @@ def assign_credit(
         update: its number, from 1.
         seed: of weights that are drawn.
         divergence_BT: by token, where d_k is made of whole distributions (`weights.divergence`).
-        trust: what earlier updates told of the teacher; this one is added.
+        trust: what earlier updates told of the teacher.
     """
     objective, weights = config.objective, config.weights
     log_ratio_BT = batch.teacher_logprobs_BT - student_logprobs_BT
@@ -117,8 +123,7 @@ def assign_credit(
         divergence_BT = _token_divergences(batch, student_logprobs_BT, weights)
     divergence_BK = step_means(divergence_BT, _in_scope(batch, weights.scope))
     weight_BT = _weights(batch, weights, log_ratio_BT.abs(), divergence_BK, seed=seed)
-    trust = trust or Trust()
-    trust.observe(*_agreements(batch, config, log_ratio_BT))
+    trust = _trust(batch, config, log_ratio_BT, earlier=trust)
     if weights.after_failure != "as_others":
         factor = 0.0 if weights.after_failure == "silent" else trust.value
         factor_BK = torch.where(after_failure(batch.failed_BK), factor, 1.0)
@@ -126,21 +131,13 @@ def assign_credit(
     if weights.curriculum:
         weight_BT = first_steps(weight_BT, batch.step_BT, num_steps=1 + (update - 1) // weights.curriculum)
     log_ratio_BT = _bounded(log_ratio_BT, objective)
-    advantage_B = torch.zeros_like(batch.reward_B)
-    if objective.outcome:
-        advantage_B = group_advantages(
-            batch.reward_B,
-            batch.group_B,
-            epsilon=objective.advantage_epsilon,
-            divide_by_std=objective.divide_by_std,
-        )
     return Credit(
         student_logprobs_BT=student_logprobs_BT,
         divergence_BK=divergence_BK,
         weight_BK=step_means(weight_BT, batch.step_BT),
         weight_BT=weight_BT,
         log_ratio_BT=log_ratio_BT,
-        advantage_BT=_advantages(batch, objective, advantage_B, student_logprobs_BT, weight_BT, log_ratio_BT),
+        advantage_BT=_advantages(batch, objective, student_logprobs_BT, weight_BT, log_ratio_BT),
         importance_BT=_importance(batch, objective, student_logprobs_BT),
         trust=trust,
     )
@@ -195,13 +192,15 @@ def _weights(batch: Batch, weights: WeightConfig, gap_BT: Tensor, divergence_BK:
     return spread(weight_BK, batch.step_BT)
 
 
-def _agreements(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor) -> tuple[float, float]:
-    """How the teacher's approval goes along with outcomes after a failed call, and elsewhere."""
+def _trust(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor, *, earlier: Trust) -> Trust:
+    """With how the teacher's approval goes along with outcomes in this update."""
     approval_BK = step_means(log_ratio_BT, batch.step_BT)
     advantage_B = group_advantages(batch.reward_B, batch.group_B, epsilon=config.objective.advantage_epsilon)
     after_BK = after_failure(batch.failed_BK)
-    here = agreement(approval_BK, advantage_B, after_BK)
-    return float(here), float(agreement(approval_BK, advantage_B, ~after_BK))
+    return earlier.after(
+        here=float(agreement(approval_BK, advantage_B, after_BK)),
+        elsewhere=float(agreement(approval_BK, advantage_B, ~after_BK)),
+    )
 
 
 def _bounded(log_ratio_BT: Tensor, objective: ObjectiveConfig) -> Tensor:
@@ -217,11 +216,19 @@ def _bounded(log_ratio_BT: Tensor, objective: ObjectiveConfig) -> Tensor:
 def _advantages(
     batch: Batch,
     objective: ObjectiveConfig,
-    advantage_B: Tensor,
     student_logprobs_BT: Tensor,
     weight_BT: Tensor,
     log_ratio_BT: Tensor,
 ) -> Tensor:
+    """The terms that are switched on, by token."""
+    advantage_B = torch.zeros_like(batch.reward_B)
+    if objective.outcome:
+        advantage_B = group_advantages(
+            batch.reward_B,
+            batch.group_B,
+            epsilon=objective.advantage_epsilon,
+            divide_by_std=objective.divide_by_std,
+        )
     if objective.coef == 0.0 or objective.signal == "divergence":  # then the teacher's term is not an advantage
         return torch.where(batch.mask_BT, advantage_B[:, None], 0.0)
     return distilled_advantages(

@@ -107,7 +107,7 @@ class Guards:
 def _retried_share(history: Sequence[Mapping[str, float]]) -> float | None:
     """None where too few calls failed to tell."""
     failed = sum(metrics.get("failed_turns", 0) for metrics in history)
-    return sum(metrics["retried"] for metrics in history) / failed if failed >= MIN_FAILED_TURNS else None
+    return sum(metrics.get("retried", 0) for metrics in history) / failed if failed >= MIN_FAILED_TURNS else None
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from sod.algorithm import policy_loss, token_shares
 from sod.algorithm.divergences import divergence
 from sod.batch import Batch, microbatches
 from sod.config import TrainConfig
-from sod.credit import Credit, Trust, assign_credit
+from sod.credit import NO_EVIDENCE, Credit, Trust, assign_credit
 from sod.errors import SignalError
 from sod.models.divergence import Divergence, TokenDivergences, token_divergences
 from sod.models.hf import HFModel
@@ -35,8 +35,8 @@ class Learner:
     optimizer: Optimizer
     teacher: HFModel | None = None
     """For divergences of whole distributions, which its log-probs of the sampled tokens do not give."""
-    trust: Trust = field(default_factory=Trust)
-    """What the run's updates told of the teacher."""
+    trust: Trust = NO_EVIDENCE
+    """What earlier updates told of the teacher."""
 
     def credit(self, batch: Batch, *, update: int = 1) -> Credit:
         """Divergence, weights and advantages of the whole update, before anything is learned from it."""

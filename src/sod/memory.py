@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,8 @@ _WORTH = 0.02
 """A setting that saves less than this share of what is needed is not worth naming."""
 _HEAD_COPIES = 3
 """Logits, and two of their size on the way to the entropy, all float32."""
+_COMPARED_COPIES = 10
+"""Tensors of log-probs, with gradients, while a chunk of two distributions is compared."""
 _DRAW_BYTES = 24
 """Of one row and one token of the vocabulary while a token is drawn: float32 copies and a float64 sum."""
 _RECORD_BYTES = 150
@@ -163,9 +165,10 @@ def estimate(config: TrainConfig) -> Estimate:
     Raises ModelError for a model that cannot be built without its weights.
     """
     sizes = _Sizes.of(config)
-    items = [*_trained(sizes), *_learning(sizes), *_sampling(sizes)]
-    if sizes.teacher is not None:
-        items += _teacher(sizes, sizes.teacher)
+    items = [*_trained(sizes), *_learning(sizes), *_sampling(sizes), *_copied(sizes)]
+    for name, teacher in sizes.teachers.items():
+        items += _teacher(sizes, teacher, name=name)
+    items += _probed(sizes)
     items.append(
         Item(
             name="trajectories",
@@ -232,7 +235,8 @@ class _Sizes:
 
     config: TrainConfig
     student: _Model
-    teacher: _Model | None
+    teachers: Mapping[str, _Model]
+    """Those that take memory here, by what they are called; a copy of the student is none of them."""
     num_trajectories: int
     num_at_once: int
     """Trajectories under way together."""
@@ -247,7 +251,9 @@ class _Sizes:
         return cls(
             config=config,
             student=student,
-            teacher=_Model.of(config.teacher) if config.teacher and config.teacher.engine != "server" else None,
+            teachers={
+                name: _Model.of(teacher) for name, teacher in _named(config).items() if teacher.engine != "server"
+            },
             num_trajectories=num_trajectories,
             num_at_once=min(num_trajectories, config.agent.max_concurrent),
             prompt=config.agent.max_prompt_tokens,
@@ -259,9 +265,21 @@ class _Sizes:
         return min(max(budget, self.longest), num_trajectories * self.longest)
 
     @property
+    def scorers(self) -> Mapping[str, _Model]:
+        """All that score in this process; a copy of the student is as large as the student."""
+        own = {name: teacher for name, teacher in self.teachers.items() if teacher.config.engine == "hf"}
+        return own if self.config.teaching.student_copy == "off" else {"copy": self.student}
+
+    @property
     def microbatch_tokens(self) -> int:
         hand = math.ceil(self.num_trajectories / self.config.update.optimizer_steps)
         return self.forward_tokens(self.config.update.tokens_per_microbatch, num_trajectories=hand)
+
+
+def _named(config: TrainConfig) -> dict[str, ModelConfig]:
+    """`teacher` and `teacher NAME` -> what the config says of it."""
+    default = {} if config.teacher is None else {"teacher": config.teacher}
+    return {**default, **{f"teacher {source}": teacher for source, teacher in config.teachers.items()}}
 
 
 # ---- the items
@@ -380,23 +398,78 @@ def _torch_device(model: _Model) -> torch.device:
     return torch.device(model.device if available(model.device) is not None else "cpu")
 
 
-def _teacher(sizes: _Sizes, teacher: _Model) -> Iterator[Item]:
-    """What the teacher needs to score; it has no gradients."""
+def _teacher(sizes: _Sizes, teacher: _Model, *, name: str) -> Iterator[Item]:
+    """What a teacher needs to score; it has no gradients."""
     if teacher.config.engine == "vllm":
-        yield from _vllm(teacher, name="teacher vLLM", sleeps=False)
+        yield from _vllm(teacher, name=f"{name} vLLM", sleeps=False)
         return
-    item = partial(_item_on, teacher.device)
     dtype = "float32" if teacher.itemsize == 4 else "bfloat16"
     what = f"{_count(teacher)} parameters in {dtype}"
-    yield item("always", "teacher weights", teacher.weight_bytes, what, certain=True)
-    num_tokens = sizes.forward_tokens(teacher.config.tokens_per_forward, num_trajectories=sizes.num_at_once)
-    scoring = teacher.layer_bytes(num_tokens) + teacher.head_bytes(num_tokens)
-    yield item("sampling", "teacher scoring", scoring, f"a forward of {num_tokens} tokens, one layer at work")
+    yield _item_on(teacher.device, "always", f"{name} weights", teacher.weight_bytes, what, certain=True)
+    yield from _scoring(sizes, teacher, name=name)
+    if sizes.config.objective.signal == "divergence" or sizes.config.weights.of_distributions:
+        yield from _compared(sizes, teacher)
+
+
+def _compared(sizes: _Sizes, teacher: _Model) -> Iterator[Item]:
+    """What a divergence of whole distributions takes beside the student's own forward."""
+    from sod.models.divergence import CHUNK_ELEMENTS
+
+    num_tokens, vocab_size = sizes.microbatch_tokens, sizes.student.anatomy.vocab_size
+    forward = teacher.layer_bytes(num_tokens) + num_tokens * teacher.anatomy.hidden_size * teacher.itemsize
+    what = f"a forward of {num_tokens} tokens, one layer at work, and their hidden states"
+    yield _item_on(teacher.device, "learning", "teacher reading", forward, what)
+    chunk = min(num_tokens * vocab_size, max(CHUNK_ELEMENTS, vocab_size))
+    what = "log-probs of a chunk of tokens under both models, and their gradients"
+    yield _item_on(sizes.student.device, "learning", "comparison", 4 * _COMPARED_COPIES * chunk, what)
+
+
+def _scoring(sizes: _Sizes, model: _Model, *, name: str) -> Iterator[Item]:
+    """What a scorer works on beside its weights."""
+    item = partial(_item_on, model.device)
+    num_tokens = sizes.forward_tokens(model.config.tokens_per_forward, num_trajectories=sizes.num_at_once)
+    scoring = model.layer_bytes(num_tokens) + model.head_bytes(num_tokens)
+    yield item("sampling", f"{name} scoring", scoring, f"a forward of {num_tokens} tokens, one layer at work")
     if sizes.config.update.teacher_scoring == "step":
-        parked = min(teacher.kv_bytes(sizes.num_at_once * sizes.longest), _parked_bytes(teacher))
-        yield item("sampling", "teacher parked", parked, "keys and values of trajectories that are not over")
-    if sizes.config.guards.teacher_self_gap:
-        yield from _decoding(sizes, teacher, phase="start", name="probe", num_at_once=PROBE_EPISODES)
+        parked = min(model.kv_bytes(sizes.num_at_once * sizes.longest), _parked_bytes(model))
+        yield item("sampling", f"{name} parked", parked, "keys and values of trajectories that are not over")
+
+
+def _copied(sizes: _Sizes) -> Iterator[Item]:
+    """A copy of the student that teaches it. With LoRA it has the student's own base, and of an average its factors."""
+    kind, lora, student = sizes.config.teaching.student_copy, sizes.config.lora, sizes.student
+    if kind == "off":
+        return
+    item = partial(_item_on, student.device, "always", certain=True)
+    if lora is None:
+        yield item("copy weights", student.weight_bytes, f"{_count(student)} parameters, as the student's")
+        if kind == "ema" and student.itemsize < 4:
+            yield item("copy averages", 4 * student.anatomy.num_parameters, "what is averaged, in float32")
+    elif kind == "ema":
+        averages = 4 * _num_lora(student.anatomy, lora)
+        yield item("copy averages", averages, "of the student's LoRA, in float32; the base is the student's own")
+    yield from _scoring(sizes, student, name="copy")
+
+
+def _probed(sizes: _Sizes) -> list[Item]:
+    """The check of each teacher at the start: it plays a few episodes, one teacher after the other, so the greediest of
+    a device counts. vLLM is awake then, also one that sleeps while the student learns."""
+    if not sizes.config.guards.teacher_self_gap:
+        return []
+    largest: dict[str, list[Item]] = {}
+    for scorer in sizes.scorers.values():
+        items = list(_decoding(sizes, scorer, phase="start", name="probe", num_at_once=PROBE_EPISODES))
+        if _total(items) > _total(largest.get(scorer.device, ())):
+            largest[scorer.device] = items
+    student = sizes.student.config
+    if sizes.config.has_teacher and student.engine == "vllm" and student.vllm.sleep:
+        awake = _vllm(sizes.student, name="student vLLM awake", sleeps=True)
+        largest[""] = [replace(item, phase="start") for item in awake]
+    return [item for items in largest.values() for item in items]
+
+
+def _total(items: Iterable[Item]) -> int:
+    return sum(item.num_bytes for item in items)
 
 
 def _vllm(model: _Model, *, name: str, sleeps: bool) -> Iterator[Item]:
@@ -431,7 +504,7 @@ def advise(config: TrainConfig, device: str, *, certain: bool = False) -> tuple[
 
 def _alternatives(config: TrainConfig) -> Iterator[tuple[str, Any]]:
     """Settings that take less memory than the config's, as dotted key and value."""
-    update, student, teacher = config.update, config.student, config.teacher
+    update, student = config.update, config.student
     yield "update.tokens_per_microbatch", max(1024, update.tokens_per_microbatch // 4)
     yield "update.gradient_checkpointing", True
     yield "update.staleness", 0
@@ -444,14 +517,20 @@ def _alternatives(config: TrainConfig) -> Iterator[tuple[str, Any]]:
         yield "student.vllm.sleep", True
     if config.lora is None:
         yield "lora", LoRAConfig()
-    if teacher is not None:
-        yield "teacher.dtype", "bfloat16"
-        yield "teacher.tokens_per_forward", max(1024, teacher.tokens_per_forward // 4)
+    if config.teaching.student_copy == "ema":
+        yield "teaching.student_copy", "frozen"
+    for name, teacher in _named(config).items():
+        dotted = name.replace("teacher ", "teachers.")
+        yield f"{dotted}.dtype", "bfloat16"
+        yield f"{dotted}.tokens_per_forward", max(1024, teacher.tokens_per_forward // 4)
 
 
 def _changed(section: Any, dotted: str, value: Any) -> Any:
-    """A copy of a section with one setting changed."""
+    """A copy of a section, or of sections by name, with one setting changed."""
     key, _, rest = dotted.partition(".")
+    if isinstance(section, Mapping):  # a name may have dots of its own
+        key = next(name for name in section if dotted.startswith(f"{name}."))
+        return {**section, key: _changed(section[key], dotted.removeprefix(f"{key}."), value)}
     inner: Section = getattr(section, key)
     return section.model_copy(update={key: _changed(inner, rest, value) if rest else value})
 

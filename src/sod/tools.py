@@ -23,6 +23,7 @@ __all__ = [
     "cut_as_published",
     "make_tools",
     "merge_notices",
+    "refusal",
     "strip_fence",
 ]
 
@@ -242,8 +243,8 @@ def _maker(name: str) -> Maker:
     """`my_tools.py:search` or `my_package.tools:search` -> the function."""
     where, _, function = name.rpartition(":")
     try:
-        module = _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (OSError, ImportError, ValueError) as error:
+        module = _module_of(Path(where)) if where.endswith(".py") else _module_named(where)
+    except (OSError, ImportError) as error:
         raise ConfigError(
             f"tool.make must be FILE.py:FUNCTION or MODULE:FUNCTION, got {name!r}: {error}; give the file's path from "
             "where the command is run"
@@ -252,6 +253,12 @@ def _maker(name: str) -> Maker:
     if not callable(maker):
         raise ConfigError(f"tool.make = {name!r}: there is no function {function!r} in {where}")
     return cast("Maker", maker)
+
+
+def _module_named(name: str) -> ModuleType:
+    if not name or name.startswith("."):  # relative to nothing
+        raise ImportError("that names no module")
+    return importlib.import_module(name)
 
 
 def _module_of(path: Path) -> ModuleType:
@@ -270,15 +277,22 @@ async def call_tool(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -
 
     A call that cannot be read, names no tool or has wrong arguments is answered with a sentence on what is wrong.
     """
+    refused = refusal(tools, call)
+    if refused is not None:
+        return refused
+    assert isinstance(call, ToolCall), "what could not be read is refused"
+    return await tools[call.name].call(call.arguments)
+
+
+def refusal(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -> ToolResult | None:
+    """What a call is answered with that no tool can be given; None for a good one."""
     if isinstance(call, MalformedCall):
         return _malformed(call.reason)
     tool = tools.get(call.name)
     if tool is None:
         return _malformed(f'there is no tool "{call.name}"; available: {", ".join(tools) or "none"}')
     complaint = _complaint(call.arguments, parameters=tool.schema["function"]["parameters"])
-    if complaint:
-        return _malformed(f'{complaint} in the call of "{call.name}"; {_usage(tool)}')
-    return await tool.call(call.arguments)
+    return _malformed(f'{complaint} in the call of "{call.name}"; {_usage(tool)}') if complaint else None
 
 
 def _malformed(reason: str) -> ToolResult:
@@ -297,23 +311,26 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 
 
 def _complaint(arguments: Any, *, parameters: Mapping[str, Any]) -> str:
-    """What is wrong with the arguments, "" when nothing is. Reads types, `required` and unknown names of the schema."""
+    """What is wrong with the arguments, "" when nothing is. Reads types, `required` and unknown names of the schema; a
+    schema of yours may leave out `required` and types, and what it says beyond them is your tool's to check."""
     if not isinstance(arguments, Mapping):
         return f"arguments must be an object, got {_type_name(arguments)}"
-    known: Mapping[str, Any] = parameters["properties"]
-    for name in parameters["required"]:
+    known: Mapping[str, Any] = parameters.get("properties", {})
+    for name in parameters.get("required", ()):
         if name not in arguments:
             return f'argument "{name}" is missing'
     for name, value in arguments.items():
         if name not in known:
             return f'unknown argument "{name}"'
-        wanted = known[name]["type"]
+        wanted = known[name].get("type")
         if not _fits(value, wanted):
             return f'argument "{name}" must be of type {wanted}, got {_type_name(value)}'
     return ""
 
 
-def _fits(value: Any, wanted: str) -> bool:
+def _fits(value: Any, wanted: Any) -> bool:
+    if not isinstance(wanted, str) or wanted not in _TYPES:  # several types, or none
+        return True
     is_number_type = wanted in ("integer", "number")
     return isinstance(value, _TYPES[wanted]) and not (is_number_type and isinstance(value, bool))
 
@@ -324,5 +341,6 @@ def _type_name(value: Any) -> str:
 
 def _usage(tool: Tool) -> str:
     parameters = tool.schema["function"]["parameters"]
-    wanted = ", ".join(f'"{name}": {value["type"]}' for name, value in parameters["properties"].items())
+    known = parameters.get("properties", {})
+    wanted = ", ".join(f'"{name}": {value.get("type", "any")}' for name, value in known.items())
     return f"it takes {{{wanted}}}"

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 
 from sod.agent import Agent, draw_seed, make_agent, run_all
-from sod.batch import collate
+from sod.batch import Batch, collate
 from sod.chat import Tokenizer, load_tokenizer
 from sod.config import FREE, DataConfig, ModelConfig, TrainConfig, dump
-from sod.credit import Credit
+from sod.credit import Credit, Trust
 from sod.data import ProblemSet, load_problems, shared_questions
 from sod.errors import CollapseError, DataError, InfrastructureError, ModelError, SignalError, StorageError
 from sod.evaluate import evaluate, summary
@@ -380,11 +380,7 @@ class TrainingLoop:
                 correct_B=torch.tensor([rollout.score.correct for rollout in rollouts]),
                 control_token_ids=self.collector.agent.chat.control_token_ids,
             )
-        if self.config.learns_from_teacher and metrics["teacher_term"] <= (self.noise if number == 1 else 0.0):
-            raise SignalError(
-                "the teacher must disagree with the student somewhere, got a mean weighted log-ratio of "
-                f"{metrics['teacher_term']:.2g} nats, which is rounding; is teacher.path the student itself?"
-            )
+        self._require_disagreement(number, batch, credit)
         metrics |= sampler_metrics(
             batch,
             [self.policy.policy_version - rollout.trajectory.policy_version for rollout in rollouts],
@@ -392,7 +388,22 @@ class TrainingLoop:
             importance_BT=credit.importance_BT,
         )
         metrics |= self.learner.learn(batch, credit, seed=draw_seed("deal", self.config.seed, number))
+        self._remember(credit.trust)
         return metrics, credit
+
+    def _require_disagreement(self, number: int, batch: Batch, credit: Credit) -> None:
+        """A student that is its own teacher learns nothing. Weights do not matter: a rule may make all of them 0."""
+        if not self.config.learns_from_teacher:
+            return
+        gap = float((batch.teacher_logprobs_BT - credit.student_logprobs_BT)[batch.mask_BT].abs().mean())
+        if gap <= (self.noise if number == 1 else 0.0):
+            raise SignalError(
+                f"the teacher must disagree with the student somewhere, got a mean log-ratio of {gap:.2g} nats, which "
+                "is rounding; is teacher.path the student itself?"
+            )
+
+    def _remember(self, trust: Trust) -> None:
+        self.learner = replace(self.learner, trust=trust)
 
     async def _maybe_evaluate(self) -> None:
         every = self.config.update.evaluate_every
@@ -491,7 +502,11 @@ class TrainingLoop:
             if "reward" in record:
                 self.guards.check(record)
             if "agreement_elsewhere" in record:
-                self.learner.trust.observe(record["agreement_after_failure"], record["agreement_elsewhere"])
+                self._remember(
+                    self.learner.trust.after(
+                        here=record["agreement_after_failure"], elsewhere=record["agreement_elsewhere"]
+                    )
+                )
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})

@@ -87,15 +87,32 @@ def _required(kind: type[BaseModel], dotted: str) -> list[str]:
 
 
 def _unknown(kind: type[BaseModel], keys: Sequence[str]) -> str:
-    """Names the nearest key: of a like name in this section, else of the same or a like name in any."""
+    """Names the nearest key: one of this section that it shortens or lengthens, one of the same name anywhere, or one
+    of a like name, here before elsewhere: `weights.eps -> weights.epsilon`, although there is `rubrics.eps`."""
     dotted, leaves = ".".join(keys), _leaves(kind)
     sections = {".".join(name.split(".")[:depth]) for name in leaves for depth in range(1, name.count(".") + 1)}
     known = [*sorted(sections), *leaves]
     beside = [name for name in known if name.split(".")[:-1] == keys[:-1]]
-    same = sorted((name for name in known if name.split(".")[-1] == keys[-1]), key=lambda name: name.count("."))
-    near = next(iter(same), "") or _of_like_name(keys[-1], beside) or _of_like_name(keys[-1], known)
+    same = sorted(
+        (name for name in known if name.split(".")[-1] == keys[-1]),
+        key=lambda name: (_may_be_left_out(kind, name), name.count(".")),
+    )
+    near = _begun_alike(keys[-1], beside) or next(iter(same), "")
+    near = near or _of_like_name(keys[-1], beside) or _of_like_name(keys[-1], known)
     hint = f'the nearest is "{near}"' if near else f"known here are {', '.join(beside)}"
     return f'unknown key "{dotted}"; {hint}'
+
+
+def _may_be_left_out(kind: type[BaseModel], dotted: str) -> bool:
+    """Whether a config can lack the section: what it always has is meant more often."""
+    return type(None) in get_args(kind.model_fields[dotted.partition(".")[0]].annotation)
+
+
+def _begun_alike(key: str, known: Sequence[str]) -> str:
+    """`eps, [weights.delta, weights.epsilon] -> weights.epsilon`; "" when none begins so."""
+    names = {dotted.rpartition(".")[2]: dotted for dotted in reversed(known)}
+    alike = [name for name in names if min(len(key), len(name)) > 2 and (name.startswith(key) or key.startswith(name))]
+    return names[min(alike, key=lambda name: abs(len(name) - len(key)))] if alike else ""
 
 
 def _of_like_name(name: str, known: Sequence[str]) -> str:

@@ -172,6 +172,7 @@ class TrainConfig(Section):
                 f'data.benchmark = "{self.data.benchmark}" is a test set; train on other problems (data.path), and put '
                 "the benchmark under [evaluation]"
             )
+        self._check_teachers()
         if self.learns_from_teacher and not self.has_teacher:
             raise ValueError(f'method "{self.method}" needs a teacher, got none; add [teacher] path = "..."')
         if not self.learns_from_teacher and self.method not in ("grpo", "ropd", "custom"):
@@ -186,7 +187,6 @@ class TrainConfig(Section):
             raise ValueError(
                 "sampling.temperature must be above 0 in training, got 0: log-probs of a greedy draw are no signal"
             )
-        self._check_teachers()
         self._check_engines()
         if self.update.evaluate_every and self.evaluation is None:
             raise ValueError(

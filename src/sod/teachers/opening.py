@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sod.chat import Chat, Tokenizer, load_tokenizer
 from sod.config import TrainConfig
 from sod.models import Model
-from sod.models.copies import StudentCopy, open_copy
-from sod.models.engine import open_model
-from sod.models.hf import HFModel
 from sod.teachers.routing import Teachers
 from sod.teachers.signal import check_same_language
 from sod.teachers.teacher import Teacher
 from sod.teachers.views import privilege_of
+
+if TYPE_CHECKING:
+    from sod.models.copies import StudentCopy
+    from sod.models.hf import HFModel
 
 __all__ = ["TeacherModels", "open_teachers", "teachers_of"]
 
@@ -47,9 +49,13 @@ async def open_teachers(config: TrainConfig, student: HFModel, tokenizer: Tokeni
     """
     teaching = config.teaching
     if teaching.student_copy != "off":
+        from sod.models.copies import open_copy
+
         own = open_copy(config.student, student, kind=teaching.student_copy, decay=teaching.ema_decay)
         yield TeacherModels(default=own.model, by_source={}, student_copy=own)
         return
+    from sod.models.engine import open_model
+
     async with AsyncExitStack() as stack:
         opened: dict[str, Model] = {}
         configs = {**({} if config.teacher is None else {"": config.teacher}), **config.teachers}
