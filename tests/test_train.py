@@ -34,7 +34,7 @@ from sod.metrics import STATUS_SHARES
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedScorer
 from sod.records import trajectory_of
-from sod.runs import read_json, read_records
+from sod.runs import read_json, read_records, read_trajectories
 from sod.teachers import Teacher, Teachers
 from sod.train import train
 from sod.types import Problem, Score, Trajectory
@@ -434,6 +434,19 @@ def test_a_teacher_whose_engine_disagrees_with_itself_is_refused(
     monkeypatch.setattr("sod.train.teachers_of", lambda *_, **__: Teachers(default=noisy))
     with pytest.raises(SignalError, match=r"log-probs of its own samples must agree .* within 0.05 nats"):
         run(world.config(tmp_path / "run"))
+
+
+def test_problems_that_are_too_long_can_be_left_out_and_are_counted(world: World, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in world.problems.read_text(encoding="utf-8").splitlines()]
+    rows[1]["messages"] = [{"role": "user", "content": "word " * 6000}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    heard = run(world.config(tmp_path / "run", data={"path": str(path), "too_long": "leave_out"}))
+    assert any(
+        f"1 of {len(rows)} problems left out" in values["message"] for name, values in heard if name == "warning"
+    )
+    played = {record["problem_id"] for record in read_trajectories(tmp_path / "run")}
+    assert rows[1]["id"] not in played
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_the_first_update(world: World, tmp_path: Path) -> None:

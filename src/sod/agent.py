@@ -61,6 +61,10 @@ class Agent:
             )
         return token_ids
 
+    def fits(self, problem: Problem) -> bool:
+        """Whether its prompt has at most `max_prompt_tokens`."""
+        return len(self.chat.prompt_ids(problem.messages)) <= self.limits.max_prompt_tokens
+
     async def run(
         self,
         problem: Problem,

@@ -80,6 +80,18 @@ def _load(data: DataConfig, listener: Listener) -> ProblemSet:
     return problems
 
 
+def _that_fit(problems: Sequence[Problem], agent: Agent, listener: Listener) -> Sequence[Problem]:
+    """The problems whose prompt is not too long; how many are left out is said. Raises DataError when none fits."""
+    fitting = [problem for problem in problems if agent.fits(problem)]
+    if len(fitting) < len(problems):
+        longest = agent.limits.max_prompt_tokens
+        message = f"{len(problems) - len(fitting)} of {len(problems)} problems left out: over {longest} tokens"
+        listener("warning", {"message": message})
+    if not fitting:
+        raise DataError(f"some problem must fit agent.max_prompt_tokens = {agent.limits.max_prompt_tokens}, got none")
+    return fitting
+
+
 def _refuse_private(problems: ProblemSet) -> None:
     """A run of training records what it trains on, in plain text."""
     if problems.private:
@@ -98,8 +110,9 @@ def _warn_of_shared(problems: Sequence[Problem], held_out: Sequence[Problem], li
 async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> None:
     """Open everything that a run needs, check it, and run the loop."""
     checkpoint = run.latest_checkpoint()
-    problems = _load(config.data, listener)
-    _refuse_private(problems)
+    loaded = _load(config.data, listener)
+    _refuse_private(loaded)
+    problems: Sequence[Problem] = loaded
     held_out = _load(config.evaluation, listener) if config.evaluation else ()
     _warn_of_shared(problems, held_out, listener)
     tokenizer = load_tokenizer(config.student.path)
@@ -115,6 +128,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
         agent = agent_of(config, policy, tokenizer, sandbox)
+        if config.data.too_long == "leave_out":
+            problems = _that_fit(problems, agent, listener)
         if isinstance(models.default, HFModel):
             learner = replace(learner, teacher=models.default)
         teachers = teachers_of(models, config, tokenizer=tokenizer, chat=agent.chat)

@@ -97,4 +97,9 @@ class EvalConfig(Section):
             raise ValueError(
                 "rewards.shaping changes what training pays, not what is right; leave it out of `sod eval`"
             )
+        if any(data.too_long != "refuse" for data in self.benchmarks):
+            raise ValueError(
+                'too_long = "leave_out" would make a benchmark easier, so it is for training data only; leave it out '
+                "of `sod eval` and raise agent.max_prompt_tokens"
+            )
         return self

@@ -28,6 +28,9 @@ class DataConfig(Section):
     """Layout of a row; "auto" decides by its columns, a benchmark has its own."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Take the first so many problems; 0 takes all."""
+    too_long: Literal["refuse", "leave_out"] = "refuse"
+    """A problem of more than agent.max_prompt_tokens ends the run at its start, or is left out of the training data and
+    counted. Nothing is left out of an evaluation."""
     instruction: str | None = None
     """Text put after a bare question (one that brings no prompt of its own); unset takes the one for its kind."""
     wording: Literal["default", "released"] = "default"

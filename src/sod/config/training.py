@@ -172,6 +172,11 @@ class TrainConfig(Section):
                 f'data.benchmark = "{self.data.benchmark}" is a test set; train on other problems (data.path), and put '
                 "the benchmark under [evaluation]"
             )
+        if self.evaluation is not None and self.evaluation.too_long != "refuse":
+            raise ValueError(
+                'evaluation.too_long = "leave_out" would make the evaluation easier; leave it out, and raise '
+                "agent.max_prompt_tokens"
+            )
         self._check_teachers()
         if self.learns_from_teacher and not self.has_teacher:
             raise ValueError(f'method "{self.method}" needs a teacher, got none; add [teacher] path = "..."')
