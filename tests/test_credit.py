@@ -198,6 +198,16 @@ def test_a_floor_keeps_the_teacher_heard() -> None:
     assert float(weight_BK.nan_to_num(9.0).min()) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("rule", ["ratio", "random", "token_ratio", "outcome"])
+def test_weights_without_a_cap(rule: str) -> None:
+    """`delta = "off"` is a setting of every rule that has a cap."""
+    batch = toy()
+    settings = config("custom", weights={"rule": rule, "delta": "off"})
+    weight_BT = credit(settings, batch).weight_BT
+    assert weight_BT.isfinite().all()
+    assert float(weight_BT.max()) > 1.2
+
+
 def test_a_clipped_trust_region_keeps_the_border() -> None:
     settings = config("tropd", objective={"outside": "clip"})
     advantage = by_step(credit(settings).advantage_BT)
@@ -245,8 +255,7 @@ def test_trust_is_averaged_over_the_latest_updates_and_can_be_taken_up_again() -
     for here, count, value in ((0.2, 30, 1.0), (0.0, 5, 0.0), (0.2, 10, 1.0)):
         for _ in range(count):
             trust = trust.after(here=here, elsewhere=0.2)
-            noted = trust.metrics
-            again = again.after(here=noted["agreement_after_failure"], elsewhere=noted["agreement_elsewhere"])
+            again = again.after_metrics(trust.metrics)
         assert trust.value == pytest.approx(value)
     assert again == trust
 
@@ -254,6 +263,20 @@ def test_trust_is_averaged_over_the_latest_updates_and_can_be_taken_up_again() -
 def test_a_teacher_without_evidence_has_earned_nothing() -> None:
     assert Trust().value == 0.0
     assert Trust().after(here=0.3, elsewhere=-0.1).value == 0.0
+    assert Trust().after(here=0.03, elsewhere=0.02).value == 0.0, "two small numbers are no measure of each other"
+
+
+def test_updates_without_evidence_do_not_count_against_a_teacher() -> None:
+    """A student that hardly fails, or whose groups all end alike, tells nothing of the teacher."""
+    trust, again = Trust(), Trust()
+    for here in (0.2, math.nan, math.nan, 0.2, math.nan, math.nan):
+        trust = trust.after(here=here, elsewhere=0.2)
+        again = again.after_metrics(trust.metrics)
+        assert trust.value == again.value == pytest.approx(1.0)
+    nothing_failed = toy(failed=[[False, False], [False, False, False]])
+    told = credit(config("sod"), nothing_failed).trust.metrics
+    assert "agreement_after_failure" not in told
+    assert told["trust_after_failure"] == 0.0
 
 
 # What d_k is ---------------------------------------------------------------------------------------------------------
@@ -324,6 +347,32 @@ def test_a_config_that_contradicts_its_method_is_refused() -> None:
     with pytest.raises(ValueError, match=r'method = "opd" is weights\.rule = "uniform", got "random"; leave it out'):
         config("opd", weights={"rule": "random"})
     assert config("custom", weights={"rule": "random"}).weights.rule == "random"
+
+
+@pytest.mark.parametrize(
+    ("method", "sections"),
+    [
+        ("tcod", {"weights": {"curriculum": 0}}),
+        ("reopold", {"objective": {"log_ratio_floor": "off"}}),
+        ("tropd", {"objective": {"trust_region": "off"}}),
+    ],
+)
+def test_a_rival_cannot_be_switched_off_under_its_own_name(method: str, sections: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is plain OPD"):
+        config(method, **sections)
+
+
+@pytest.mark.parametrize("value", [3, "uniform", None, ["ratio"]])
+@pytest.mark.parametrize("section", ["objective", "weights"])
+def test_a_section_that_is_none_is_refused(section: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f'"{section}" must be a section'):
+        config("sod", **{section: value})
+
+
+@pytest.mark.parametrize("bounds", [{"log_ratio_floor": 5.0}, {"log_ratio_floor": 2.0, "log_ratio_ceiling": -2.0}])
+def test_bounds_that_move_agreement_itself_are_refused(bounds: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="log_ratio_floor must be at most 0"):
+        config("sod", objective=bounds)
 
 
 def test_what_a_method_leaves_open_can_be_set() -> None:

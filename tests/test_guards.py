@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -192,7 +193,20 @@ def test_the_share_of_retries_is_a_setting() -> None:
     fallen = ((100, 90), (100, 90), (100, 0), (100, 0))
     assert retries(*fallen)[-1] == ["retries"]
     assert retries(*fallen, retry_floor=0.0)[-1] == []
-    assert retries((100, 90), (100, 90), (100, 80), (100, 80), retry_floor=0.9)[-1] == ["retries"]
+    assert retries((100, 90), (100, 90), (100, 75), (100, 75), retry_floor=0.9)[-1] == ["retries"]
+
+
+def test_a_fall_that_chance_can_make_is_no_alarm() -> None:
+    """A constant share of .8, 60 windows of 50 failed turns: beyond three standard errors once in many runs."""
+    assert retries((100, 90), (100, 90), (100, 80), (100, 80), retry_floor=0.9)[-1] == []
+    rng = random.Random(0)
+    false = 0
+    for _ in range(200):
+        shares = [sum(rng.random() < 0.8 for _ in range(10)) for _ in range(60)]
+        guards = Guards(config=GuardConfig())
+        heard_of = [guards.check({**HEALTHY, "failed_turns": 10, "retried": share}) for share in shares]
+        false += any(alarms for alarms in heard_of)
+    assert false <= 20, f"{false} of 200 runs in which nothing changed"
 
 
 def test_it_is_the_share_of_all_turns_that_failed_in_a_window() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from sod.algorithm import step_divergence, step_weights
+from sod.algorithm import spread, step_divergence, step_weights
 from sod.batch import collate
 from sod.metrics import STATUS_SHARES, lost_metrics, signal_metrics, tool_seconds, trajectory_metrics
 from sod.models.scripted import ScriptedScorer
@@ -172,6 +172,7 @@ def test_what_the_teacher_said(harvest: Harvest, stage: Callable[..., Stage]) ->
         student_logprobs_BT=student,
         divergence_BK=divergence,
         weight_BK=weight,
+        term_BT=spread(weight, batch.step_BT) * (batch.teacher_logprobs_BT - student),
         correct_B=correct,
         control_token_ids=controls,
     )
@@ -211,6 +212,7 @@ def test_nothing_to_average_is_zero_and_not_nan(harvest: Harvest) -> None:
         student_logprobs_BT=batch.rollout_logprobs_BT,
         divergence_BK=divergence,
         weight_BK=step_weights(divergence),
+        term_BT=torch.zeros_like(batch.rollout_logprobs_BT),
         correct_B=torch.tensor([True]),
         control_token_ids=[1, 2],
     )

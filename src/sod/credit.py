@@ -7,6 +7,8 @@ Shapes: B trajectory, T token, K step.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,17 +63,25 @@ class Trust:
 
     @property
     def value(self) -> float:
-        """0 to 1."""
-        return earned_trust(sum(self.here), sum(self.elsewhere))
+        """0 to 1. Updates in which there was nothing to tell from do not count; without any other it is 0."""
+        return earned_trust(_mean(self.here), _mean(self.elsewhere))
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The latest update's agreements as metrics, of which the same is made again when a run goes on."""
-        return {
-            "agreement_after_failure": self.here[-1],
-            "agreement_elsewhere": self.elsewhere[-1],
-            "trust_after_failure": self.value,
-        }
+        """The latest update's agreements, where there was something to tell from."""
+        latest = {"agreement_after_failure": self.here[-1], "agreement_elsewhere": self.elsewhere[-1]}
+        told = {name: value for name, value in latest.items() if not math.isnan(value)}
+        return {**told, "trust_after_failure": self.value}
+
+    def after_metrics(self, metrics: Mapping[str, float]) -> Trust:
+        """With an update that is known by its `metrics`: how a run that goes on gets its memory back."""
+        here, elsewhere = (metrics.get(f"agreement_{place}", math.nan) for place in ("after_failure", "elsewhere"))
+        return self.after(here=here, elsewhere=elsewhere)
+
+
+def _mean(values: Sequence[float]) -> float:
+    told = [value for value in values if not math.isnan(value)]
+    return sum(told) / len(told) if told else 0.0
 
 
 NO_EVIDENCE = Trust()

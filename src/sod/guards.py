@@ -7,6 +7,7 @@ Failures of tools are not compared: they are counted over the latest calls, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,8 @@ MIN_INFRASTRUCTURE_FAILURES = 3
 """Fewer failures than this among the latest calls are bad luck, whatever their share."""
 
 
+SURE = 3.0
+"""Standard errors by which a share must have fallen: the rule is asked anew after every update."""
 MIN_FAILED_TURNS = 50
 """Turns with a failed call in a window; a share of fewer says little."""
 
@@ -75,6 +78,9 @@ class Guards:
         floor = self.config.retry_floor
         if before is None or now is None or now >= floor * before:
             return []
+        chance = SURE * math.sqrt(_variance(reference, before) + _variance(recent, now))
+        if before - now <= chance:
+            return []
         message = (
             f"calls again after a failed one fell from {before:.0%} to {now:.0%}, below {floor:g} of the start: the "
             "student unlearns to recover; does the teacher know how to?"
@@ -108,6 +114,13 @@ def _retried_share(history: Sequence[Mapping[str, float]]) -> float | None:
     """None where too few calls failed to tell."""
     failed = sum(metrics.get("failed_turns", 0) for metrics in history)
     return sum(metrics.get("retried", 0) for metrics in history) / failed if failed >= MIN_FAILED_TURNS else None
+
+
+def _variance(history: Sequence[Mapping[str, float]], share: float) -> float:
+    """Of a share of the history's failed turns. A share of 1 is not certain: one more turn might have been none."""
+    failed = sum(metrics.get("failed_turns", 0) for metrics in history)
+    share = min(share, 1.0 - 1.0 / (failed + 1))
+    return share * (1.0 - share) / failed
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sod.algorithm import spread
 from sod.batch import Batch
 from sod.types import Score, StopReason, ToolStatus, Trajectory
 
@@ -122,14 +121,17 @@ def signal_metrics(
     student_logprobs_BT: Tensor,
     divergence_BK: Tensor,
     weight_BK: Tensor,
+    term_BT: Tensor,
     correct_B: Tensor,
     control_token_ids: Collection[int],
 ) -> dict[str, float]:
-    """What the teacher said: divergence by step and outcome, weights, log-ratios, control tokens apart."""
+    """What the teacher said: divergence by step and outcome, weights, log-ratios, control tokens apart.
+
+    `term_BT` is what became of it: weights times log-ratios within their bounds.
+    """
     mask_BT = batch.mask_BT
     log_ratio_BT = batch.teacher_logprobs_BT - student_logprobs_BT
     control_BT = mask_BT & torch.isin(batch.token_BT, torch.tensor(sorted(control_token_ids), device=mask_BT.device))
-    weighted_BT = spread(weight_BK.nan_to_num(0.0), batch.step_BT) * log_ratio_BT
     metrics = {
         "divergence": _mean(divergence_BK),
         "divergence_correct": _mean(divergence_BK[correct_B]),
@@ -141,7 +143,7 @@ def signal_metrics(
         "log_ratio_p99": _quantile(log_ratio_BT[mask_BT].abs(), 0.99),
         "log_ratio_control": _mean(log_ratio_BT[control_BT]),
         "log_ratio_control_min": _quantile(log_ratio_BT[control_BT], 0.0),
-        "teacher_term": _mean(weighted_BT[mask_BT].abs()),
+        "teacher_term": _mean(term_BT[mask_BT].abs()),
     }
     for step in range(min(MAX_REPORTED_STEPS, divergence_BK.shape[1])):
         metrics[f"divergence_step_{step + 1}"] = _mean(divergence_BK[:, step])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import fnmatch
 import json
 import math
 import mmap
@@ -304,7 +305,7 @@ def _check_contents(directory: Path, *, config_json: str, command: str, free: Se
     if old_command != command:
         raise ConfigError(f"{directory} holds a run of `sod {old_command}`, got `sod {command}`; give another `run`")
     differing = _differing_keys(read_json(directory / "config.json"), json.loads(config_json))
-    differing = [key for key in differing if not key.startswith(tuple(free))]
+    differing = [key for key in differing if not any(fnmatch.fnmatchcase(key, f"{each}*") for each in free)]
     if differing:
         raise ConfigError(
             f"{directory} holds a run with another config; these keys differ: {', '.join(differing)}; "

@@ -1,7 +1,7 @@
 """The loop: sample, score, weigh, step, sync, record.
 
 A run is decided by its config: problems and draws come from the seed and the update's number, so a run continued from a
-checkpoint is the run that was never interrupted.
+checkpoint is the run that was never interrupted, but for the last bits of sums that are grouped otherwise.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         for share in shares if loop.done == 0 else ():
             probe = agent_of(config, models.of(share.problems[0].source), tokenizer, sandbox)
             gap = await check_teacher(share.teacher.unprivileged, probe, share.problems, config=config)
-            loop.noise = max(loop.noise, 2.0 * gap)  # a student that is the teacher differs by about the gap
+            if models.student_copy is None:  # a student that is the teacher differs by about the gap
+                loop.noise = max(loop.noise, 2.0 * gap)
         await loop.run_to_end()
 
 
@@ -392,6 +393,7 @@ class TrainingLoop:
                 student_logprobs_BT=credit.student_logprobs_BT,
                 divergence_BK=credit.divergence_BK,
                 weight_BK=credit.weight_BK,
+                term_BT=credit.weight_BT * credit.log_ratio_BT,
                 correct_B=torch.tensor([rollout.score.correct for rollout in rollouts]),
                 control_token_ids=self.collector.agent.chat.control_token_ids,
             )
@@ -414,7 +416,7 @@ class TrainingLoop:
         if gap <= (self.noise if number == 1 else 0.0):
             raise SignalError(
                 f"the teacher must disagree with the student somewhere, got a mean log-ratio of {gap:.2g} nats, which "
-                "is rounding; is teacher.path the student itself?"
+                "is rounding; is teacher.path the student itself, or is a copy shown nothing that it can use?"
             )
 
     def _remember(self, trust: Trust) -> None:
@@ -516,12 +518,8 @@ class TrainingLoop:
         for record in read_records(self.run.path / "metrics.jsonl"):
             if "reward" in record:
                 self.guards.check(record)
-            if "agreement_elsewhere" in record:
-                self._remember(
-                    self.learner.trust.after(
-                        here=record["agreement_after_failure"], elsewhere=record["agreement_elsewhere"]
-                    )
-                )
+            if "trust_after_failure" in record:
+                self._remember(self.learner.trust.after_metrics(record))
             if "evaluation" in record:
                 self.evaluated = record["update"]
         self.listener("resumed", {"update": self.done})

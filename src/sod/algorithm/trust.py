@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST_AGREEMENT = 0.05
+"""A smaller correlation elsewhere is noise, and no measure for the one after a failure."""
+
 
 def after_failure(failed_BK: Tensor) -> Tensor:
     """Steps after the first one whose call failed. `failed [0 1 0 0] -> [0 0 1 1]`."""
@@ -20,7 +23,7 @@ def after_failure(failed_BK: Tensor) -> Tensor:
 def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Tensor:
     """How the teacher's approval of steps goes along with how their trajectories end: the correlation, -1 to 1.
 
-    `approval [-2 0 | 0 0], advantage [-1 1]`, all chosen -> .58. 0 where there is nothing to tell from: under three
+    `approval [-2 0 | 0 0], advantage [-1 1]`, all chosen -> .58. NaN where there is nothing to tell from: under three
     steps, or all ended alike.
 
     Args:
@@ -30,9 +33,9 @@ def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Te
     """
     chosen_BK = chosen_BK & ~approval_BK.isnan()
     if int(chosen_BK.sum()) < 3:
-        return torch.zeros((), dtype=torch.float64, device=approval_BK.device)
+        return torch.full((), torch.nan, dtype=torch.float64, device=approval_BK.device)
     pair_2N = torch.stack([approval_BK[chosen_BK], advantage_B[:, None].expand_as(approval_BK)[chosen_BK]])
-    return pair_2N.double().corrcoef()[0, 1].nan_to_num(0.0)
+    return pair_2N.double().corrcoef()[0, 1]
 
 
 def earned_trust(here: float, elsewhere: float) -> float:
@@ -40,4 +43,4 @@ def earned_trust(here: float, elsewhere: float) -> float:
 
     `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0`. A teacher that tells nothing anywhere has earned none.
     """
-    return min(1.0, max(0.0, 2.0 * here / elsewhere - 1.0)) if elsewhere > 0.0 else 0.0
+    return min(1.0, max(0.0, 2.0 * here / elsewhere - 1.0)) if elsewhere >= LEAST_AGREEMENT else 0.0

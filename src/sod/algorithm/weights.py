@@ -35,8 +35,8 @@ def step_weights(
         floor: a weight is at least this.
     """
     anchor_BK = divergence_BK[:, :1] if anchor_B is None else anchor_B[:, None]
-    weight_BK = (anchor_BK + epsilon) / (divergence_BK + epsilon)
-    return weight_BK.clamp(min=floor, max=None if delta is None else 1.0 + delta)
+    weight_BK = ((anchor_BK + epsilon) / (divergence_BK + epsilon)).clamp(min=floor)
+    return weight_BK if delta is None else weight_BK.clamp(max=1.0 + delta)
 
 
 def median_anchor(divergence_BK: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def threshold_weights(divergence_BK: Tensor, *, threshold: float) -> Tensor:
 
 
 def shuffled_weights(weight_BK: Tensor, *, seed: int) -> Tensor:
-    """The same weights dealt out at random over the steps after the first: as large, but they know nothing.
+    """The same weights dealt out at random over the steps after the first: as large by step, but they know nothing.
 
     `[[1 .2 .9]] -> [[1 .9 .2]]` for some seeds. First steps keep theirs, which is 1 by eq 7.
     """
@@ -102,7 +102,9 @@ def token_weights(
     `d_1 .2, gaps [.1 .4] -> [1.2 .5]`; (B,T), 0 outside steps.
     """
     first_BT = spread(divergence_BK[:, :1].expand_as(divergence_BK), step_BT, trajectory_N=trajectory_N)
-    weight_BT = ((first_BT + epsilon) / (gap_BT + epsilon)).clamp(max=None if delta is None else 1.0 + delta)
+    weight_BT = (first_BT + epsilon) / (gap_BT + epsilon)
+    if delta is not None:
+        weight_BT = weight_BT.clamp(max=1.0 + delta)
     return torch.where(step_BT >= 0, weight_BT, 0.0)
 
 
@@ -155,5 +157,8 @@ def outcome_weights(
     count = total_bins.index_add(0, bin_N, torch.ones_like(reward_N)) + prior
     rate = (total_bins.index_add(0, bin_N, reward_N) + prior * mean) / count
     weight_BK = divergence_BK.clone()
-    weight_BK[there_BK] = (rate[bin_N] / mean).clamp(max=None if delta is None else 1.0 + delta).to(divergence_BK.dtype)
+    weight_N = rate[bin_N] / mean
+    if delta is not None:
+        weight_N = weight_N.clamp(max=1.0 + delta)
+    weight_BK[there_BK] = weight_N.to(divergence_BK.dtype)
     return weight_BK

@@ -15,6 +15,10 @@ from pydantic.fields import FieldInfo
 def sentences(kind: type[BaseModel], fault: Any) -> list[str]:
     """One fault that pydantic found as lines for people; a missing section is a line for each key it needs."""
     keys = [str(key) for key in fault["loc"]]
+    if keys and keys[-1] == "literal['off']":  # the other member of a union has its line, which names this one
+        return []
+    or_off = " or off (in TOML in quotes)" if keys and keys[-1] in ("float", "constrained-float") else ""
+    keys = keys[:-1] if or_off else keys
     dotted = ".".join(keys)
     if fault["type"] == "extra_forbidden":
         return [_unknown(kind, keys)]
@@ -27,7 +31,7 @@ def sentences(kind: type[BaseModel], fault: Any) -> list[str]:
         return [f'"{".".join(keys[:-1])}" must be a list of more entries, got {shown(fault["input"])}']
     rule = _RULES.get(fault["type"], fault["msg"])
     must = rule.format(key=dotted, **fault.get("ctx", {})).replace("'", '"')
-    return [f'"{dotted}" must be {must}, got {shown(fault["input"])}']
+    return [f'"{dotted}" must be {must}{or_off}, got {shown(fault["input"])}']
 
 
 _RULES: Mapping[str, str] = {
@@ -67,13 +71,13 @@ def _missing(kind: type[BaseModel], dotted: str) -> str:
 
 def _field(kind: type[BaseModel], dotted: str) -> FieldInfo:
     """The field of a dotted key, a section or a leaf."""
-    *sections, last = dotted.split(".")
-    while sections:
-        annotation = kind.model_fields[sections.pop(0)].annotation
-        kind = next(each for each in (annotation, *get_args(annotation)) if _is_section(each))
-        if get_origin(annotation) is dict:  # [teachers.NAME]: the name is yours
-            sections = sections[1:]
-    return kind.model_fields[last]
+    name, _, rest = dotted.partition(".")
+    annotation = kind.model_fields[name].annotation
+    if not rest:
+        return kind.model_fields[name]
+    if get_origin(annotation) is dict:  # [teachers.NAME]: the name is yours, dots included
+        rest = rest.rpartition(".")[2]
+    return _field(next(each for each in (annotation, *get_args(annotation)) if _is_section(each)), rest)
 
 
 def _is_section(annotation: Any) -> bool:

@@ -186,28 +186,36 @@ def fill_in(values: Mapping[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     name, preset = values.get("method", "sod"), values.get("preset", "paper")
     method = METHODS.get(name) if isinstance(name, str) else None
-    if method is None or preset not in PRESETS:
+    if method is None or not isinstance(preset, str) or preset not in PRESETS:
         return filled  # another check says so
     for dotted, value in method.settings.items():
-        given = _section(filled, dotted).setdefault(dotted.partition(".")[2], value)
+        section = _section(filled, dotted)
+        given = value if section is None else section.setdefault(dotted.partition(".")[2], value)
         if given != value:
+            others = ", ".join(f"{key} = {_toml(other)}" for key, other in method.settings.items() if key != dotted)
             raise ValueError(
                 f'method = "{name}" is {dotted} = {_toml(value)}, got {_toml(given)}; leave it out, or set method = '
-                '"custom"'
+                f'"custom" and all else that {name} is: {others}'
             )
     for dotted, value in {**DEFAULTS.get(name, {}), **PRESETS[preset]}.items():
-        _section(filled, dotted).setdefault(dotted.partition(".")[2], value)
+        section, key = _section(filled, dotted), dotted.partition(".")[2]
+        given = value if section is None else section.setdefault(key, value)
+        if dotted in DEFAULTS.get(name, {}) and given in ("off", 0) and not dotted.startswith("teaching."):
+            raise ValueError(f'method = "{name}" without {dotted} is plain OPD, got {_toml(given)}; use method = "opd"')
     return filled
 
 
-def _section(filled: dict[str, Any], dotted: str) -> dict[str, Any]:
-    """The section of a dotted setting, as a dict of its own: what was given to the config stays as it is."""
+def _section(filled: dict[str, Any], dotted: str) -> dict[str, Any] | None:
+    """The section of a dotted setting, as a dict of its own: what was given to the config stays as it is. None for what
+    is no section, which another check says."""
     name = dotted.partition(".")[0]
     section = filled.get(name, {})
     if isinstance(section, Section):
         section = {key: getattr(section, key) for key in section.model_fields_set}
-    filled[name] = section = dict(section) if isinstance(section, Mapping) else {}
-    return section
+    if not isinstance(section, Mapping):
+        return None
+    filled[name] = own = dict(section)
+    return own
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -53,6 +54,17 @@ class ObjectiveConfig(Section):
     """Importance weights are cut at this size."""
     importance_mask: bool = False
     """Weights above the cap count as 0 instead of the cap: those tokens or trajectories teach nothing."""
+
+    @model_validator(mode="after")
+    def _bounds_around_zero(self) -> Self:
+        floor = -math.inf if self.log_ratio_floor == "off" else self.log_ratio_floor
+        ceiling = math.inf if self.log_ratio_ceiling == "off" else self.log_ratio_ceiling
+        if not floor <= 0.0 <= ceiling:
+            raise ValueError(
+                "log_ratio_floor must be at most 0 and log_ratio_ceiling at least 0, or agreement itself would be "
+                f"moved, got {self.log_ratio_floor} and {self.log_ratio_ceiling}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dual_clip_above_one(self) -> Self:
@@ -111,6 +123,15 @@ class WeightConfig(Section):
     scope: Literal["step", "calls", "reasoning"] = "step"
     """Tokens of a step that d_k is the mean over: all, those of its tool calls, or all others. A step without such
     tokens is measured by all of its tokens."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if self.rule == "token_ratio" and self.divergence != "gap":
+            raise ValueError(
+                'rule = "token_ratio" measures a token\'s gap by d_1, which must be of gaps too, got divergence = '
+                f'"{self.divergence}"; leave it out'
+            )
+        return self
 
     @property
     def of_distributions(self) -> bool:

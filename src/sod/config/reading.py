@@ -26,9 +26,14 @@ FREE = (
     "sandbox.concurrent_per_worker",
     "sandbox.urls",
     *(f"rubrics.{key}" for key in ("url", "teacher_url", *_BUDGET, "max_concurrent", "timeout_s", "cache")),
-    *(f"{model}.{key}" for model in ("model", "student", "teacher") for key in (*_FREE_OF_MODELS, *_FREE_OF_SERVERS)),
+    *(
+        f"{model}.{key}"
+        for model in ("model", "student", "teacher", "teachers.*")
+        for key in (*_FREE_OF_MODELS, *_FREE_OF_SERVERS)
+    ),
 )
-"""Settings that may change when a run is continued: where and how fast it runs, not what it draws and learns."""
+"""Settings that may change when a run is continued: where and how fast it runs, not what it draws and learns. Patterns
+of the beginning of a key."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 

@@ -212,6 +212,10 @@ class TrainConfig(Section):
             )
         if self.rubrics is not None and self.method not in ("ropd", "custom"):
             raise ValueError(f'rewards by [rubrics] are for method "ropd", got "{self.method}"; leave one of them out')
+        if "" in self.teachers:
+            raise ValueError('a source needs a name, got [teachers.""]; [teacher] has the problems without a source')
+        if self.teaching.shows != "prompt" and not self.has_teacher:
+            raise ValueError(f'teaching.shows = "{self.teaching.shows}" needs a teacher to show it to, got none')
         copied = self.teaching.student_copy
         if copied != "off" and (self.teacher or self.teachers):
             raise ValueError(
