@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sod.agent import FAULT, draw_seed, run_all
+from sod.config import ToolConfig
 from sod.models.scripted import ScriptedSampler
 from sod.sandbox import ExecutionResult
 from sod.sandbox.local import LocalSandbox
-from sod.types import Completion, StopReason, ToolStatus
+from sod.tools import interpreter_schema
+from sod.types import Completion, StopReason, ToolResult, ToolStatus
 from stage import ANSWER, PROBLEM, STOP, Stage, asking, call
 
 MakeStage = Callable[..., Stage]
@@ -290,6 +293,24 @@ def test_a_malformed_call_never_fails_on_purpose(stage: MakeStage, bad: str) -> 
     trajectory = scene.play()
     assert {result.status for result in trajectory.tool_results} == {ToolStatus.MALFORMED_CALL}
     assert trajectory.stop_reason is StopReason.MALFORMED_CALL_LIMIT
+
+
+def test_a_fault_of_a_tool_of_ones_own_drops_the_trajectory_and_nothing_else(stage: MakeStage) -> None:
+    """It ends as a failure of the world does; the student is never shown it."""
+
+    class Faulty:
+        name = "code_interpreter"
+        schema = interpreter_schema(ToolConfig())
+
+        async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+            raise ValueError(f"a bug at {arguments['code']}")
+
+    scene = stage([asking(), ANSWER])
+    scene.agent = replace(scene.agent, tools={"code_interpreter": Faulty()})
+    trajectory = scene.play()
+    assert trajectory.stop_reason is StopReason.INFRASTRUCTURE
+    assert "the tool 'code_interpreter' raised ValueError: a bug at 6*7 (test_agent.py, line " in trajectory.detail
+    assert "bug" not in scene.shown(trajectory)
 
 
 # Settings and helpers

@@ -21,6 +21,8 @@ from sod.config import (
     Section,
     SFTConfig,
     TeachingConfig,
+    ToolConfig,
+    TracesConfig,
     TrainConfig,
     WeightConfig,
     dump,
@@ -500,3 +502,16 @@ def test_any_text_is_a_value_or_a_clear_error(override: str) -> None:
     except ConfigError as error:
         message = str(error)
     assert not message or message.startswith('the command line: "run" must be text')
+
+
+EVALUATION = {"run": "r", "model": {"path": "m"}, "benchmarks": ["math500"]}
+
+
+@pytest.mark.parametrize("settings", [{"make": "x.py:f"}, {"fault_share": 0.5}])
+def test_settings_of_a_tool_that_nobody_has_are_refused(settings: dict[str, Any]) -> None:
+    """Without a tool, and by `sod traces`, which has the code interpreter and asks nothing of chance."""
+    with pytest.raises(ConfigError, match=r"without a tool none is made and none fails, .* or enable the tool"):
+        parse(EvalConfig, {**EVALUATION, "tool": {"enabled": False, **settings}})
+    with pytest.raises(ConfigError, match=r"which the code interpreter runs .* unset them"):
+        parse(TracesConfig, {"sources": ["a"], "out": "b.jsonl", "tool": settings})
+    assert not ToolConfig(enabled=False).enabled

@@ -253,6 +253,42 @@ def test_a_file_of_other_rows_is_left_alone(config: HintsConfig) -> None:
     assert path.read_text() == other
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"only": "row, and no end of its line"}',
+        '{"id": "a"}\n{"id": "b"}',
+        "a text\n",
+        "[1]\n",
+        "\udcff\n",
+        "x",
+        '{"id": "sums-2", "mess',
+    ],
+)
+def test_a_file_that_is_not_ours_keeps_every_byte(config: HintsConfig, text: str) -> None:
+    """Also one without a last line end, which looks like a row that was cut short."""
+    path = begun(config)
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match="got another as row 1; was the data changed"):
+        asyncio.run(make_hints(config))
+    assert path.read_bytes() == text.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize("length", [1, 60, -1])
+def test_a_first_row_that_was_cut_short_is_written_anew(config: HintsConfig, length: int) -> None:
+    path = begun(config, "Add.")
+    path.write_text(path.read_text()[:length])
+    asyncio.run(make_hints(config))
+    assert len(load_problems(DataConfig(path=str(path)))) == 6
+
+
+def test_the_problems_themselves_are_never_written_over(config: HintsConfig, tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(config.data.path)
+    for out in (config.data.path, str(tmp_path / "made" / ".." / "sums.jsonl"), str(tmp_path / "link.jsonl")):
+        with pytest.raises(ValueError, match=r"out must be another file than data\.path"):
+            HintsConfig(data=config.data, out=out, model=config.model)
+
+
 def test_hints_are_for_training_and_need_solutions(config: HintsConfig, tmp_path: Path) -> None:
     bare = tmp_path / "bare.jsonl"
     bare.write_text(json.dumps({"question": "Q", "answer": "5"}) + "\n")

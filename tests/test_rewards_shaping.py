@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sod.config.episode import FAULT_DETAIL
 from sod.rewards.math import MathReward
 from sod.rewards.shaping import Shaped, Shaping, overlong
 from sod.types import Problem, Score, StopReason, ToolResult, ToolStatus, Trajectory, Turn
@@ -125,6 +126,16 @@ def test_terms_of_the_tool(statuses: list[ToolStatus], value: float, term: str) 
     assert result.value == pytest.approx(value)
     assert result.reason.partition("; shaping: ")[2] == term
     assert shaped(Shaping(tool_bonus=0.15), WRONG, trajectory(*statuses)) is WRONG
+
+
+def test_a_call_that_failed_on_purpose_is_not_the_students() -> None:
+    own, drawn = trajectory(ToolStatus.ERROR), trajectory(ToolStatus.ERROR)
+    results = (ToolResult(status=ToolStatus.ERROR, text="", detail=FAULT_DETAIL), *own.tool_results)
+    drawn = replace(drawn, turns=(replace(drawn.turns[0], results=results), drawn.turns[1]))
+    shaping = Shaping(failed_call=0.05)
+    assert shaped(shaping, RIGHT, drawn) == shaped(shaping, RIGHT, own)
+    only = replace(drawn, turns=(replace(drawn.turns[0], results=results[:1]), drawn.turns[1]))
+    assert shaped(shaping, RIGHT, only) is RIGHT
 
 
 @given(SCORES, EPISODES)

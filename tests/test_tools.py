@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -32,6 +33,7 @@ from sod.traces import Trace
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
 Mode: TypeAlias = Literal["repl", "off", "retool"]
+ROOT = Path(__file__).parents[1]
 MODES: tuple[Mode, ...] = ("repl", "off", "retool")
 Ask = Callable[[str], ToolResult]
 AskAs = Callable[[str, Mode], ToolResult]
@@ -468,6 +470,17 @@ def test_no_tools_at_all() -> None:
 
 # A tool of your own
 
+
+def test_the_documents_example_works(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(), re.DOTALL)
+    path = tmp_path / "capitals.py"
+    path.write_text(text, encoding="utf-8")
+    tools = own(f"{path}:capital")
+    for country, answer in (("Japan", (ToolStatus.OK, "Tokyo")), ("Mu", (ToolStatus.ERROR, "no such country"))):
+        found = asyncio.run(call_tool(tools, ToolCall(name="capital", arguments={"country": country})))
+        assert (found.status, found.text) == answer
+
+
 SEARCH = """\
 from __future__ import annotations
 from dataclasses import dataclass
@@ -522,7 +535,7 @@ def test_a_tool_made_by_a_file(search_file: Path) -> None:
     answer = asyncio.run(call_tool(tools, ToolCall(name="search", arguments={"query": "x", "page": 2})))
     assert (answer.status, answer.text) == (ToolStatus.OK, "x in 7 s")
     assert own("", sandbox)["code_interpreter"].schema == interpreter_schema(ToolConfig(timeout_s=7.0))
-    assert make_tools(ToolConfig(make=f"{search_file}:search", enabled=False), sandbox=None) == {}
+    assert make_tools(ToolConfig(enabled=False), sandbox=None) == {}
 
 
 def test_a_tool_made_by_a_module(search_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,7 +564,8 @@ def test_calls_of_a_tool_of_your_own_are_checked_too(search_file: Path) -> None:
         ("search", "must be FILE.py:FUNCTION or MODULE:FUNCTION, got 'search': that names no module"),
         (".tools:search", "that names no module"),
         ("no_such_module_q7:search", "No module named 'no_such_module_q7'; give the file's path"),
-        ("gone.py:search", "No such file"),
+        ("gone.py:search", "no such file: gone.py; give the file's path"),
+        ("sod.gone:search", "No module named 'sod.gone'; give the file's path"),
         ("FILE:find", "there is no function 'find' in "),
         ("FILE:LIMIT", "there is no function 'LIMIT' in "),
         ("FILE:", "there is no function '' in "),
@@ -564,6 +578,118 @@ def test_a_wrong_name_is_one_clear_error(search_file: Path, make: str, words: st
     assert "tool.make" in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FAULTY = """\
+from sod.types import ToolResult, ToolStatus
+
+def schema(name, **parameters):
+    return {"type": "function", "function": {"name": name, "description": "", "parameters": parameters}}
+
+class Find:
+    name = "find"
+    schema = schema("find", type="object", properties={})
+
+    async def call(self, arguments):
+        return ToolResult(status=ToolStatus.OK, text="found")
+
+def make(**changes):
+    return lambda config, sandbox: type("Changed", (Find,), changes)()
+
+def no_result(result):
+    async def call(self, arguments):
+        return result
+    return call
+
+async def raises(self, arguments):
+    raise KeyError("a bug")
+
+good = make()
+bare = make(schema={"name": "find", "parameters": {}})
+text = make(schema="find")
+renamed = make(name="search")
+nameless = make(schema=schema(None), name=None)
+without = make(schema=schema("find"))
+listed = make(schema=schema("find", properties=["a"]))
+flat = make(schema=schema("find", properties={"a": "string"}))
+waits = make(call=lambda self, arguments: "found")
+raising = make(call=raises)
+plain = make(call=no_result("found"))
+worded = make(call=no_result(ToolResult(status="ok", text="found")))
+textless = make(call=no_result(ToolResult(status=ToolStatus.OK, text=None)))
+"""
+
+
+@pytest.fixture
+def faulty_file(tmp_path: Path) -> Path:
+    path = tmp_path / "faulty.py"
+    path.write_text(FAULTY, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        ("bare", "got keys name, parameters; put name, description and parameters under function"),
+        ("text", "got a str; put name"),
+        ("renamed", "must give one name, got 'search' and 'find': .* make them equal"),
+        ("nameless", "must give one name, got None and None"),
+        ("without", r"got keys \(none\); give each argument's schema by its name, none as \{\}"),
+        ("listed", "got keys properties; give each"),
+        ("flat", "got keys properties; give each"),
+        ("waits", "call must be a coroutine function, got another; write async def call"),
+    ],
+)
+def test_a_tool_that_could_not_be_called_is_refused_before_the_run(faulty_file: Path, make: str, words: str) -> None:
+    assert "find" in own(f"{faulty_file}:good")
+    with pytest.raises(ConfigError, match=words):
+        own(f"{faulty_file}:{make}")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        ("raising", "the tool 'find' raised KeyError: 'a bug' (faulty.py, line 22); mend the tool"),
+        ("plain", "must return a ToolResult of a ToolStatus and a text, got str; mend the tool"),
+        ("worded", "got 'ok' and 'found'; mend the tool"),
+        ("textless", "and None; mend the tool"),
+    ],
+)
+def test_a_fault_of_the_tool_in_a_call_is_nobody_elses(faulty_file: Path, make: str, words: str) -> None:
+    answer = asyncio.run(call_tool(own(f"{faulty_file}:{make}"), ToolCall(name="find", arguments={})))
+    assert (answer.status, answer.text) == (ToolStatus.INFRASTRUCTURE, "")
+    assert words in answer.detail
+
+
+@pytest.mark.parametrize("where", ["FILE", "half_made"])
+def test_what_a_file_imports_in_vain_is_no_wrong_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = tmp_path / "half_made.py"
+    path.write_text("import no_such_module_q7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    with pytest.raises(ConfigError, match=r"was found, but what it imports was not: .*no_such_module_q7.*install that"):
+        own(f"{where.replace('FILE', str(path))}:search")
+    assert set(sys.modules) == before, "nothing half made is left"
+
+
+def test_an_error_of_a_file_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "reads.py"
+    path.write_text("open('no_such_table_q7.csv')\n")
+    with pytest.raises(FileNotFoundError, match="no_such_table_q7"):
+        own(f"{path}:search")
+    assert not [name for name in sys.modules if name.startswith("sod_tool_reads")]
+
+
+def test_two_files_of_one_name_are_two_modules(search_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / search_file.name
+    other.write_text(SEARCH)
+    first, second = (type(own(f"{path}:search")["search"]).__module__ for path in (search_file, other))
+    assert first != second
+    assert Path(str(sys.modules[first].__file__)) == search_file
+    assert Path(str(sys.modules[second].__file__)) == other
 
 
 def test_a_mistake_in_the_function_is_its_own(search_file: Path) -> None:

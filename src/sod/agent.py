@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sod.chat import Chat, Reading, Tokenizer
 from sod.config import AgentConfig, SamplingConfig, ToolConfig
+from sod.config.episode import FAULT_DETAIL
 from sod.errors import DataError, EngineError, InfrastructureError
 from sod.models import Sampler
 from sod.sandbox import Sandbox
@@ -171,7 +172,7 @@ class _Episode:
     async def _timed_call(self, call: ToolCall | MalformedCall, index: int) -> ToolResult:
         start = time.perf_counter()
         if self._fails_on_purpose(index) and refusal(self.agent.tools, call) is None:
-            return ToolResult(status=ToolStatus.ERROR, text=FAULT, detail="tool.fault_share")
+            return ToolResult(status=ToolStatus.ERROR, text=FAULT, detail=FAULT_DETAIL)
         result = await call_tool(self.agent.tools, call)
         return ToolResult(
             status=result.status,

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 from sod.agent import draw_seed
 from sod.chat import Chat, load_tokenizer
 from sod.config.teaching import HintsConfig
-from sod.data import load_problems, read_rows
+from sod.data import load_problems
 from sod.data.prompts import INSTRUCTIONS
 from sod.errors import DataError, StorageError
 from sod.models import Sampler
@@ -285,32 +285,48 @@ class _HintFile:
         return self.problems[self.done :]
 
     def resume(self) -> None:
-        """Take up the rows that an earlier session left; one that was cut short is dropped. Raises DataError when they
-        are not those of these problems, StorageError when the file cannot be written."""
+        """Take up the rows that an earlier session left; one that was cut short is dropped.
+
+        The file is changed only after everything in it was found to be of these problems. Raises DataError when it is
+        not, StorageError when the file cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 file.seek(0)
-                whole = file.read().rpartition(b"\n")
-                file.truncate(len(whole[0]) + len(whole[1]))
+                *lines, tail = file.read().split(b"\n")
+                for line in lines:
+                    self._take_up(line)
+                if tail:
+                    self._need_own(tail)
+                    file.truncate(file.tell() - len(tail))
         except OSError as error:
             raise StorageError(
                 f"{self.path} must be a file that can be written, got: {error}; give another out"
             ) from None
-        if not whole[1]:
-            return
-        for _, row in read_rows(self.path):
-            self._take_up(row)
 
-    def _take_up(self, row: Mapping[str, Any]) -> None:
-        hint = row.get("hint")
+    def _take_up(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # no JSON, no UTF-8
+            row = None
+        hint = row.get("hint") if isinstance(row, dict) else None
         known = self.done < len(self.problems) and isinstance(hint, str)
         if not known or row != json.loads(_line(self.problems[self.done], str(hint))):
-            raise DataError(
-                f"{self.path} must hold the first rows of these problems with their hints, got another as row "
-                f"{self.done + 1}; was the data changed? give another out"
-            )
+            raise self._another()
         self._count(Hint(text=str(hint), fault="nothing usable in an earlier session"))
+
+    def _need_own(self, tail: bytes) -> None:
+        """A last line without its end is what a kill left of our row: behind rows of ours, or by its beginning."""
+        if not self.done:
+            start = _line(self.problems[0], "").partition(_BEFORE_HINT)[0].encode() if self.problems else b""
+            if not start or tail[: len(start)] != start[: len(tail)]:
+                raise self._another()
+
+    def _another(self) -> DataError:
+        return DataError(
+            f"{self.path} must hold the first rows of these problems with their hints, got another as row "
+            f"{self.done + 1}; was the data changed? give another out"
+        )
 
     def append(self, hint: Hint) -> None:
         """The next problem's row. Raises StorageError."""
@@ -329,6 +345,10 @@ class _HintFile:
             self.written += 1
         else:
             self.without[hint.fault] += 1
+
+
+_BEFORE_HINT = '"hint": "'
+"""No text holds it: a quotation mark in a text is written with a backslash."""
 
 
 def _line(problem: Problem, hint: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.util
+import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -220,8 +224,8 @@ Maker: TypeAlias = Callable[[ToolConfig, Sandbox | None], Tool]
 def make_tools(config: ToolConfig, *, sandbox: Sandbox | None) -> Mapping[str, Tool]:
     """The student's tools by name, as the config says: the code interpreter, one of your own, or none.
 
-    Raises ConfigError when `tool.make` names nothing that makes a tool. What that does in its own code is its own: an
-    error of it is raised as it is.
+    Raises ConfigError when `tool.make` names nothing that makes a tool, or what it makes could not be called. What that
+    does in its own code is its own: an error of it is raised as it is.
     """
     if not config.enabled:
         return {}
@@ -232,7 +236,41 @@ def make_tools(config: ToolConfig, *, sandbox: Sandbox | None) -> Mapping[str, T
             f"tool.make = {config.make!r} must make a tool with a name, a schema and a call (sod.tools.Tool), got "
             f"{type(tool).__name__}"
         )
+    if fault := _fault(tool):
+        raise ConfigError(f"tool.make = {config.make!r} makes a tool of which {fault}")
     return {tool.name: tool}
+
+
+def _fault(tool: Tool) -> str:
+    """What would keep the student from calling the tool, "" when nothing does. Found before a run, not at a call."""
+    function = tool.schema.get("function") if isinstance(tool.schema, Mapping) else None
+    if not isinstance(function, Mapping):
+        return (
+            f'schema must be {{"type": "function", "function": {{...}}}}, got {_shape(tool.schema)}; put name, '
+            "description and parameters under function"
+        )
+    if not isinstance(tool.name, str) or function.get("name") != tool.name:
+        return (
+            f"name and schema must give one name, got {tool.name!r} and {function.get('name')!r}: calls by the "
+            "schema's would find nothing; make them equal"
+        )
+    parameters = function.get("parameters")
+    known = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    if not isinstance(known, Mapping) or not all(isinstance(each, Mapping) for each in known.values()):
+        return (
+            f'the schema\'s parameters must be {{"type": "object", "properties": {{NAME: {{...}}}}}}, got '
+            f"{_shape(parameters)}; give each argument's schema by its name, none as {{}}"
+        )
+    if not inspect.iscoroutinefunction(tool.call):
+        return "call must be a coroutine function, got another; write async def call(self, arguments)"
+    return ""
+
+
+def _shape(value: Any) -> str:
+    """`keys name, parameters` or `a list`."""
+    if not isinstance(value, Mapping):
+        return f"a {type(value).__name__}"
+    return f"keys {', '.join(map(str, value)) or '(none)'}"
 
 
 def _interpreter(config: ToolConfig, sandbox: Sandbox | None) -> Tool:
@@ -242,46 +280,89 @@ def _interpreter(config: ToolConfig, sandbox: Sandbox | None) -> Tool:
 def _maker(name: str) -> Maker:
     """`my_tools.py:search` or `my_package.tools:search` -> the function."""
     where, _, function = name.rpartition(":")
-    try:
-        module = _module_of(Path(where)) if where.endswith(".py") else _module_named(where)
-    except (OSError, ImportError) as error:
-        raise ConfigError(
-            f"tool.make must be FILE.py:FUNCTION or MODULE:FUNCTION, got {name!r}: {error}; give the file's path from "
-            "where the command is run"
-        ) from None
-    maker = vars(module).get(function)
+    maker = vars(_module(where, name=name)).get(function)
     if not callable(maker):
         raise ConfigError(f"tool.make = {name!r}: there is no function {function!r} in {where}")
     return cast("Maker", maker)
 
 
-def _module_named(name: str) -> ModuleType:
-    if not name or name.startswith("."):  # relative to nothing
-        raise ImportError("that names no module")
-    return importlib.import_module(name)
+def _module(where: str, *, name: str) -> ModuleType:
+    """The file or module. What its code raises is raised as it is, but for an import in vain, which gets the cure."""
+    wrong = _wrong_place(where)
+    try:
+        if not wrong:
+            return _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except ImportError as error:
+        if not _is_missing(where, error):
+            raise ConfigError(
+                f"tool.make = {name!r}: {where} was found, but what it imports was not: {error}; install that, or mend "
+                "the import"
+            ) from error
+        wrong = str(error)
+    raise ConfigError(
+        f"tool.make must be FILE.py:FUNCTION or MODULE:FUNCTION, got {name!r}: {wrong}; give the file's path from "
+        "where the command is run"
+    )
+
+
+def _wrong_place(where: str) -> str:
+    """Why a place can hold no maker, "" when it may."""
+    if where.endswith(".py"):
+        return "" if Path(where).is_file() else f"no such file: {where}"
+    return "that names no module" if not where or where.startswith(".") else ""  # relative to nothing
+
+
+def _is_missing(where: str, error: ImportError) -> bool:
+    """The module itself or a package around it is not there, and not something that its code imports."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return not where.endswith(".py") and missing is not None and f"{where}.".startswith(f"{missing}.")
 
 
 def _module_of(path: Path) -> ModuleType:
-    """A file as a module. It is registered, because dataclasses look their module up."""
-    name = f"sod_tool_{path.stem}"
+    """A file as a module. It is registered, because dataclasses look their module up: by its whole path, as two folders
+    may have a file of one name, and only if its code ran to the end."""
+    digest = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    name = f"sod_tool_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+    assert spec is not None, "a name that ends with .py is of Python source"
+    assert spec.loader is not None, "a file has a loader"
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
 async def call_tool(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -> ToolResult:
     """Answers one call of the student. `tools` is by name.
 
-    A call that cannot be read, names no tool or has wrong arguments is answered with a sentence on what is wrong.
+    A call that cannot be read, names no tool or has wrong arguments is answered with a sentence on what is wrong. A
+    fault of a tool of one's own is none of the student's: INFRASTRUCTURE, and what it was in `detail`.
     """
     refused = refusal(tools, call)
     if refused is not None:
         return refused
     assert isinstance(call, ToolCall), "what could not be read is refused"
-    return await tools[call.name].call(call.arguments)
+    tool = tools[call.name]
+    return await (tool.call(call.arguments) if isinstance(tool, CodeInterpreter) else _guarded(tool, call.arguments))
+
+
+async def _guarded(tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
+    """A call of code that is not ours: whatever goes wrong in it costs one trajectory, not the run."""
+    try:
+        result: object = await tool.call(arguments)
+    except Exception as error:  # not ours to know which
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        detail = f"the tool {tool.name!r} raised {type(error).__name__}: {error} ({where}); mend the tool"
+        return ToolResult(status=ToolStatus.INFRASTRUCTURE, text="", detail=detail)
+    if isinstance(result, ToolResult) and isinstance(result.status, ToolStatus) and isinstance(result.text, str):
+        return result
+    got = type(result).__name__ if not isinstance(result, ToolResult) else f"{result.status!r} and {result.text!r:.40}"
+    detail = f"the tool {tool.name!r} must return a ToolResult of a ToolStatus and a text, got {got}; mend the tool"
+    return ToolResult(status=ToolStatus.INFRASTRUCTURE, text="", detail=detail)
 
 
 def refusal(tools: Mapping[str, Tool], call: ToolCall | MalformedCall) -> ToolResult | None:

@@ -37,6 +37,16 @@ class TracesConfig(Section):
             raise ValueError(f'out must end with .jsonl, got "{self.out}"')
         return self
 
+    @model_validator(mode="after")
+    def _code_interpreter(self) -> Self:
+        if self.tool.make or self.tool.fault_share:
+            raise ValueError(
+                "the calls of published traces are programs, which the code interpreter runs and which never fail on "
+                f'purpose, got tool.make = "{self.tool.make}" and tool.fault_share = {self.tool.fault_share:g}; unset '
+                "them"
+            )
+        return self
+
 
 class PriceConfig(Section):
     """What a run costs, to be summed up in its results; nothing is charged or limited."""

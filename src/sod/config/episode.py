@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sod.config.section import Count, Fraction, FromList, Positive, Section
 
@@ -26,6 +26,10 @@ class AgentConfig(Section):
     """Ask the template for its thinking mode (Qwen3's `enable_thinking`)."""
     system: str = ""
     """System message put before every problem that has none; "" is off."""
+
+
+FAULT_DETAIL = "tool.fault_share"
+"""The `detail` of a call that failed on purpose, by which others know that it was not the student's doing."""
 
 
 class ToolConfig(Section):
@@ -52,6 +56,15 @@ class ToolConfig(Section):
     fault_share: Fraction = 0.0
     """Share of readable calls that are answered by a failure instead, drawn by the episode's seed: for training and
     measuring how a student lives with a tool that fails; 0 is off."""
+
+    @model_validator(mode="after")
+    def _nothing_of_no_tool(self) -> Self:
+        if not self.enabled and (self.make or self.fault_share):
+            raise ValueError(
+                f'without a tool none is made and none fails, got enabled = false, make = "{self.make}" and '
+                f"fault_share = {self.fault_share:g}; unset these two, or enable the tool"
+            )
+        return self
 
 
 class SandboxConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -68,4 +69,6 @@ class HintsConfig(Section):
             raise ValueError(
                 f'hints are for training, and data.benchmark = "{self.data.benchmark}" is a test set; give data.path'
             )
+        if Path(self.out).resolve() == Path(self.data.path).resolve():
+            raise ValueError(f'out must be another file than data.path, got "{self.out}" for both; give another out')
         return self

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from sod.config.episode import FAULT_DETAIL
 from sod.rewards.code import last_block
 from sod.types import Problem, Score, StopReason, ToolStatus, Trajectory
 
@@ -32,7 +33,7 @@ class Shaping:
     `no_answer`: taken off where the final turn has no answer that can be read. Off: 0.
     `overlong_factor`: taken off at the limit of tokens, rising from 0 over the `overlong_buffer` tokens before. Off: 0.
     `failed_call`: taken off for each tool call that failed, `failed_call_limit` at most. A call that could not be read
-    failed; one that the world failed did not. Off: 0.
+    failed; one that the world failed did not, nor one that failed on purpose (`tool.fault_share`). Off: 0.
     `tool_bonus`: added to a right answer if a tool call succeeded. Off: 0.
     """
 
@@ -107,7 +108,7 @@ def overlong(num_tokens: int, *, limit: int, buffer: int) -> float:
 
 def num_failed_calls(trajectory: Trajectory) -> int:
     """Tool calls that failed by the student's doing."""
-    return sum(result.status not in _NOT_FAILED for result in trajectory.tool_results)
+    return sum(result.status not in _NOT_FAILED and result.detail != FAULT_DETAIL for result in trajectory.tool_results)
 
 
 def has_successful_call(trajectory: Trajectory) -> bool:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 
 from sod.types import Message, Problem, Trajectory
 
-__all__ = ["Fenced", "Piece", "answer_pieces", "fenced", "problem_pieces", "rollout_pieces", "shortened"]
+__all__ = ["Fenced", "Piece", "answer_pieces", "fenced", "harmless", "problem_pieces", "rollout_pieces", "shortened"]
 
 MARK_DIGITS = 24
 _ROLES = ("system", "user", "assistant", "tool")
 _CONTROL = re.compile(
     r"(?<=<)(?=[|\uff5c])|(?<=[|\uff5c])(?=>)"  # <|im_end|>, <｜User｜>
     r"|(?<=<)(?=/?(?:s|bos|eos|start_of_turn|end_of_turn|start_of_image|turn|channel)>)"
+    r"|(?<=<)(?=/?(?:think|tool_call|tool_response|pad|unk|mask)>)"
     r"|(?<=\[)(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\])|(?<=<)(?=</?SYS>)",
     re.I,
 )
@@ -51,13 +52,18 @@ def fenced(pieces: Sequence[Piece]) -> Fenced:
     The mark is a hash of all pieces: the same pieces give the same prompt, which is found in the cache, and no writer
     of a piece can know the mark, since it hangs on every character of his own.
     """
-    texts = [_harmless(piece.text) for piece in pieces]
+    texts = [harmless(piece.text) for piece in pieces]
     mark = _mark(texts)
     blocks = (
         f"[{mark} begin {piece.label}]\n{text}\n[{mark} end {piece.label}]"
         for piece, text in zip(pieces, texts, strict=True)
     )
     return Fenced(mark=mark, text="\n\n".join(blocks))
+
+
+def harmless(text: str) -> str:
+    """Valid Unicode whose control words are broken by a space: `<|im_end|> -> < |im_end| >`."""
+    return _CONTROL.sub(" ", text.encode("utf-8", "replace").decode())
 
 
 def problem_pieces(problem: Problem) -> list[Piece]:
@@ -122,11 +128,6 @@ def _even_limit(lengths: Sequence[int], *, total: int) -> int:
             return share
         left -= length
     return max(lengths, default=0)
-
-
-def _harmless(text: str) -> str:
-    """Valid Unicode whose control words are broken by a space: `<|im_end|> -> < |im_end| >`."""
-    return _CONTROL.sub(" ", text.encode("utf-8", "replace").decode())
 
 
 def _mark(texts: Iterable[str]) -> str:

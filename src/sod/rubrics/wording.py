@@ -1,6 +1,7 @@
 """What is said to rubricator and verifier: the only file with words for models.
 
-A change of any of them must raise VERSION: it is part of what answers are kept by.
+A change of any of them must raise VERSION: it is part of what answers are kept by. (The texts of others are part of it
+themselves, as they are sent: breaking more control words in them asks anew only what held one.)
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sod.rubrics.fences import Fenced, Piece, fenced
+from sod.rubrics.fences import Fenced, Piece, fenced, harmless
 from sod.types import Message
 
 __all__ = ["VERSION", "complain", "rubric_messages", "verdict_messages"]
@@ -96,11 +97,11 @@ def verdict_messages(pieces: Sequence[Piece], *, criteria: Sequence[tuple[str, s
 
 
 def complain(messages: Sequence[Message], *, reply: str, complaint: str) -> tuple[Message, ...]:
-    """The dialogue with the reply that could not be used, and why."""
+    """The dialogue with the reply that could not be used, and why. The reply may quote what others wrote."""
     return (
         *messages,
-        {"role": "assistant", "content": reply},
-        {"role": "user", "content": _COMPLAINT.format(complaint=complaint)},
+        {"role": "assistant", "content": harmless(reply)},
+        {"role": "user", "content": _COMPLAINT.format(complaint=harmless(complaint))},
     )
 
 
