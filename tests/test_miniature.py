@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +119,10 @@ def test_tables_say_what_is_there_and_what_is_missing(made_up: Path) -> None:
 
 def test_a_comparison_in_both_worlds_counts_once(made_up: Path) -> None:
     tables = results.make_tables(results.read_study(made_up))
-    # start: GRPO, OPD, SOD twice; GRPO against OPD; SOD against GRPO twice, against OPD once (the other world has none)
-    assert tables.families["main"] == 4 + 1 + 2 + 1
+    # Of two seeds: GRPO, OPD, SOD against the start; GRPO against OPD; SOD against both. The other world's SOD has one.
+    assert tables.families["main"] == 3 + 1 + 2
+    alone = next(row for row in tables.main if (row.world, row.cell.method) == ("knowing", "sod"))
+    assert (alone.differences["start"].p_value, alone.differences["start"].holm) == (None, None)
     naive, knowing = (
         next(row for row in tables.main if (row.world, row.cell.method) == (name, "grpo")) for name in results.WORLDS
     )
@@ -135,13 +139,40 @@ def test_where_sod_does_not_help_is_made_of_the_rows(made_up: Path) -> None:
     above = rest.split("Above, beyond noise: ")[1]
     assert "world naive, student small: SOD against OPD: **+50.0" in above
     assert "world knowing, student small: SOD against OPD" in above.split("Not compared")[1]
-    # One seed is right everywhere, the other is not there: of one seed nothing is beyond noise.
-    assert "world knowing, student small: SOD against GRPO: +0.0 [" in rest.split("Above")[0]
+    # One seed is right everywhere, the other is not there: of one seed nothing is told.
+    alone = rest.split("Of one seed, which cannot tell: 1.")[1]
+    assert "world knowing, student small: SOD against GRPO: +0.0 [+0.0, +0.0] (1 seed)" in alone
+    assert "**" not in alone.split("##")[0]
 
 
 def test_seeds_that_were_asked_for_are_missing_too(made_up: Path) -> None:
     cell = results.read_study(made_up, seeds=(0, 1, 2)).cell("naive", "small", "sod")
     assert cell.count == "2 of 3 (seed 2: not run)"
+
+
+def test_pages_say_what_seeds_are_and_no_path_of_a_machine(made_up: Path, tmp_path: Path) -> None:
+    write = tmp_path / "written"
+    argv = [
+        sys.executable,
+        str(EXAMPLE / "results.py"),
+        "--out",
+        str(made_up),
+        "--write",
+        str(write),
+        "--seeds",
+        "0",
+        "1",
+    ]
+    subprocess.run(argv, check=True, capture_output=True)
+    page, numbers = (write / "miniature.md").read_text(), json.loads((write / "miniature.json").read_text())
+    assert numbers["command"] == "python examples/miniature/results.py --out DIR --seeds 0 1"
+    assert str(tmp_path) not in page
+    assert results.SHARED in page
+    assert results.DESIGNED_HERE in page
+    row = next(each for each in numbers["main"] if (each["world"], each["method"]) == ("naive", "sod"))
+    found = row["differences"]["opd"]
+    assert {"p_value", "p_problems_seeds_fixed", "holm", "beyond_noise"} <= set(found)
+    assert found["p_value"] <= found["holm"] < 0.05
 
 
 def test_an_empty_folder_is_no_study(tmp_path: Path) -> None:
@@ -164,6 +195,58 @@ def test_intervals_of_seeds_and_problems_hold_what_they_promise() -> None:
         )
         held += found.low <= 0.0 <= found.high
     assert 182 <= held <= 200
+
+
+def of_seeds(rows: torch.Tensor) -> results.Cell:
+    """A method whose problem means are `rows[seed, problem]`."""
+    rest: dict[str, Any] = {"path": Path(), "samples": 4, "tool_calls": 0.0, "alarms": {}, "commit": ""}
+    rest |= {"failed_turns": 0, "retried": 0}
+    outcomes = {
+        seed: results.Outcome(means={f"p{p}": mean for p, mean in enumerate(row)}, **rest)
+        for seed, row in enumerate(rows.tolist())
+    }
+    return results.Cell(method="m", place="naive", outcomes=outcomes, missing={})
+
+
+def test_p_knows_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods that are alike, 3 seeds x 150 problems x 4 samples, seeds with a standard deviation of 3 points.
+
+    p < .05 in about 3 % of 300 draws. Signs flipped by problem take the seeds as fixed and say so in about 30 %.
+    """
+    monkeypatch.setattr(results, "two_way", partial(results.two_way, num_resamples=400))
+    generator = torch.Generator().manual_seed(2)
+
+    def method(easy_P: torch.Tensor) -> results.Cell:
+        share_SP = (easy_P + 0.03 * torch.randn(3, 1, generator=generator)).clamp(0.02, 0.98)
+        return of_seeds(torch.stack([torch.bernoulli(share_SP, generator=generator) for _ in range(4)]).mean(0))
+
+    found = []
+    for _ in range(300):
+        easy_P = (0.25 * torch.randn(150, generator=generator) + 0.5).clamp(0.05, 0.95)
+        each = results.difference(method(easy_P), method(easy_P))
+        assert each is not None
+        found.append(each)
+    p_values = [each.p_value or 0.0 for each in found]
+    assert 3 <= sum(p < 0.05 for p in p_values) <= 22
+    assert sum(p < 0.05 / 40 for p in p_values) <= 4
+    assert sum(each.p_problems_seeds_fixed < 0.05 for each in found) >= 60
+    without_0 = [each.interval.low > 0.0 or each.interval.high < 0.0 for each in found]
+    assert without_0 == [p < 0.05 for p in p_values]
+
+
+def test_p_of_a_difference_that_is_there() -> None:
+    easy_P = torch.linspace(0.1, 0.6, 60)
+    seed_S = torch.tensor([[-0.01], [0.0], [0.012]])
+    found = results.difference(of_seeds(easy_P + 0.3 + seed_S), of_seeds(easy_P.expand(3, 60)))
+    assert found is not None
+    assert found.p_value is not None
+    assert found.interval.freedom == 2
+    assert 1e-5 < found.p_value < 0.002
+    assert not found.beyond_noise  # until it is corrected within a family
+    assert replace(found, holm=0.04).beyond_noise
+    alike = results.difference(of_seeds(easy_P.expand(3, 60)), of_seeds(easy_P.expand(3, 60)))
+    assert alike is not None
+    assert alike.p_value == 1.0
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
@@ -214,7 +297,8 @@ def test_figures_of_a_study_without_models(made_up: Path, tmp_path: Path) -> Non
         assert (plan.folder / f"{name}.png").stat().st_size > 5000
         assert "<svg" in (plan.folder / f"{name}.svg").read_text()
     captions = (plan.folder / "README.md").read_text()
-    assert "recovery, some above, but not the last. u = 0.02 nats" in captions
+    assert "recovery, some above, but not the last; u is the median d_1 of the first update. u = 0.02 nats" in captions
+    assert captions.count(results.SHARED) == captions.count(results.DESIGNED_HERE) == 3
     assert "Missing: value" in captions
     # d of the calls: .02 .9 .01, the answer's left out
     last = figures.class_numbers(plan)["naive"]["sod"]["last"]
@@ -320,7 +404,11 @@ def test_worth_of_a_teacher_that_knows_the_answer(tokenizer: Any) -> None:
     assert [step.taken for step in steps] == [0.0, 0.0, 1.0]  # the trajectory itself ended right
     assert [step.worth_taken for step in steps] == [1.0, 1.0, 0.0]
     found = value.summary(lines, unit=0.01)
-    assert found["large"]["all"] == {"num_steps": 3, "rescued": 2 / 3, "harmed": 0.0, "unchanged": pytest.approx(1 / 3)}
+    large = found["large"]["all"]
+    assert (large["num_steps"], large["num_rescuable"], large["num_harmable"]) == (3, 2, 1)
+    shares = {name: large[name]["value"] for name in ("rescued", "rescued_own", "harmed", "harmed_own")}
+    assert shares == {"rescued": 2 / 3, "rescued_own": 0.0, "harmed": 0.0, "harmed_own": 1 / 3}
+    assert (large["rescued_beyond"]["value"], large["harmed_beyond"]["value"]) == (2 / 3, -1 / 3)
     assert found["others"]["num_steps"] == 0
     page = value.markdown({"command": "c", "size": "small", "samples": 3, "seed": 0, "worlds": {"naive": found}})
     assert "| right after one | 1 | - | 0.0 | 100.0 | 0.0 | +100.0 [+100.0, +100.0] |" in page
@@ -333,6 +421,29 @@ def test_a_step_without_a_next_share_does_not_count(tokenizer: Any) -> None:
     assert [step.taken for step in value.steps_of(lines)] == [1.0]
     with pytest.raises(DataError, match="got 1 of 3 that do not"):
         value.summary(lines, unit=1.0)
+
+
+def step(problem: int, *, own: float, taught: float, taken: float) -> value.Step:
+    return value.Step(
+        problem=f"p{problem}", where="before", divergence=1.0, weight=0.1, own=own, taught=taught, taken=taken
+    )
+
+
+def test_a_redraw_is_not_the_teachers_doing() -> None:
+    """Ten steps that went wrong and go right on any new try, ten that nothing changes, ten that the teacher harms."""
+    unlucky = [step(p, own=0.9, taught=0.9, taken=0.1) for p in range(10)]
+    hopeless = [step(p, own=0.1, taught=0.1, taken=0.1) for p in range(10, 20)]
+    harmed = [step(p, own=0.8, taught=0.1, taken=0.8) for p in range(20, 30)]
+    found = value._changes([*unlucky, *hopeless, *harmed])
+    assert found["rescued"] == found["rescued_own"]
+    assert found["rescued"]["value"] == pytest.approx(1 / 3)
+    assert 0.1 < found["rescued"]["low"] < 1 / 3 < found["rescued"]["high"] < 0.6
+    assert found["rescued_beyond"]["value"] == 0.0
+    assert found["harmed_beyond"]["value"] == pytest.approx(1 / 3)
+    assert found["harmed_beyond"]["low"] > 0.1
+    cells = value._changed(found)
+    assert (cells[1], cells[5]) == ("20", "10")
+    assert cells[7] == "0.0"  # none: no resample has another share
 
 
 def test_steps_on_disk_are_of_one_setting(tmp_path: Path) -> None:

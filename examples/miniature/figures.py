@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from collections import defaultdict
@@ -31,7 +32,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import torch  # noqa: E402
-from results import NAMES, START, WORLDS, Study, difference, read_study  # noqa: E402
+from results import DESIGNED_HERE, NAMES, SHARED, START, WORLDS, Study, command_line, difference, read_study  # noqa: E402
 
 from sod.config import ModelConfig  # noqa: E402
 from sod.errors import DataError, SodError, StorageError  # noqa: E402
@@ -55,6 +56,8 @@ TOLERANCE = 0.02
 """Nats by which a teacher's log-prob may differ from the recorded one: engines round."""
 SHOWN = ("grpo", "opd", "opd_grpo", "sod", "stable")
 """Methods of Figures 3, 4 and 6."""
+
+_LONG_DASH = (0, (7, 2))
 
 Pattern: TypeAlias = Literal["stable", "erroneous", "recovery"]
 PATTERNS: tuple[Pattern, ...] = ("stable", "erroneous", "recovery")
@@ -105,21 +108,28 @@ def canvas(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
 def look(method: str) -> dict[str, Any]:
     """A method's line, the same in every figure."""
     index = SHOWN.index(method)
-    return {"color": COLOURS[index], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.8}
+    return {"color": COLOURS[index], "linestyle": (*DASHES, _LONG_DASH)[index], "linewidth": 1.5}
 
 
 def legend(figure: Figure, grid: Iterable[Iterable[Axes]]) -> None:
     """One legend below, of whatever is labelled anywhere: a panel may have nothing to show."""
     pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for row in grid for axes in row]
     handles = {label: handle for each in pairs for handle, label in each}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(handles) == 4 else 3)
 
 
 def whole_steps(axes: Axes) -> None:
     """Steps and updates are counted."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def from_zero(grid: Iterable[Iterable[Axes]]) -> None:
+    """Once all is drawn: panels that share an axis would keep the height of the first."""
+    for row in grid:
+        for axes in row:
+            axes.set_ylim(bottom=0.0)
 
 
 # ---- Figure 1: divergence and teacher entropy by step
@@ -139,6 +149,7 @@ def draw_divergence(plan: Plan) -> str:
             grid[0][column].set_title(f"teacher: {world}")
             grid[1][column].set_xlabel("step k")
             whole_steps(grid[1][column])
+        from_zero(grid)
         grid[0][0].set_ylabel("divergence d_k\n(nats per token)")
         grid[1][0].set_ylabel("teacher entropy\n(nats per token)")
         legend(figure, grid)
@@ -147,7 +158,9 @@ def draw_divergence(plan: Plan) -> str:
         f"Figure 1 in miniature, student {plan.size}, first {FIRST_UPDATES} updates ({runs}). Divergence d_k and the "
         "entropy of the teacher's distribution, means over the tokens of a step, then over trajectories; bands: 95 % "
         'over problems. "With a failed call" overlaps the other two. '
-        f"Hollow marks: under {FEW} trajectories."
+        f"Hollow marks: under {FEW} trajectories. A problem needs 2 to 5 calls and an answer: steps after the sixth "
+        "are of trajectories with failed or wasted calls, so what rises with k is partly who is still there. One "
+        "student, one teacher a world, one seed."
     )
 
 
@@ -224,7 +237,6 @@ def _draw_means(means: StepMeans, axes: Axes) -> None:
         if banded:
             places, lows, highs = zip(*banded, strict=True)
             axes.fill_between(places, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    axes.set_ylim(bottom=0.0)
 
 
 # ---- Figure 3: gains by size and teacher
@@ -248,7 +260,8 @@ def draw_gains(plan: Plan) -> str:
             grid[0][column].set_title(f"teacher: {world}")
     return (
         "Figure 3 in miniature: gain in avg@k over the start, by student size (rows) and teacher (columns). Points: "
-        "means over seeds and problems, paired; bars: 95 %, two-way bootstrap over both (results.py); n: seeds."
+        "means over seeds and problems, paired; bars: 95 %, two-way bootstrap over both (results.py), not corrected "
+        f"for their number; of one seed (n = 1) over problems only; n: seeds. {SHARED} {DESIGNED_HERE}"
     )
 
 
@@ -268,6 +281,7 @@ def _draw_gains(plan: Plan, axes: Axes, *, world: str, size: str, methods: Seque
         reach = [[value - low], [high - value]]
         axes.errorbar([index], [value], yerr=reach, fmt=marker, color=colour, markersize=7, capsize=4)
         axes.annotate(f"n={found.interval.num_seeds}", (index, low), (0, -4), **_BELOW)
+    axes.margins(y=0.12)  # room for the seeds' number below the lowest bar
     axes.set_xticks(range(len(methods)), [_short(method) for method in methods], fontsize=8)
     axes.set_xlim(-0.6, len(methods) - 0.4)
 
@@ -291,7 +305,7 @@ def draw_training(plan: Plan) -> str:
         ("entropy", "policy entropy\n(nats per token)", 1.0),
         ("tool_calls", "tool calls\nper trajectory", 1.0),
     )
-    with canvas(plan.folder / "figure-4-training", size=(3.6 * len(WORLDS), 7.4)) as figure:
+    with canvas(plan.folder / "figure-4-training", size=(4.6 * len(WORLDS), 8.2)) as figure:
         grid = figure.subplots(len(rows), len(WORLDS), sharex=True, sharey="row", squeeze=False)
         for column, world in enumerate(WORLDS):
             for row, (metric, name, factor) in enumerate(rows):
@@ -299,15 +313,17 @@ def draw_training(plan: Plan) -> str:
                     curves = [_series(path, metric) for path in plan.study.runs(world, plan.size, method).values()]
                     draw_curves(grid[row][column], curves, method=method, factor=factor)
                 grid[row][0].set_ylabel(name)
-                grid[row][column].set_ylim(bottom=0.0)
             grid[0][column].set_title(f"teacher: {world}")
             grid[-1][column].set_xlabel("update")
             whole_steps(grid[-1][column])
+        from_zero(grid[:2])
         legend(figure, grid)
     return (
         f"Figure 4 in miniature, student {plan.size}: accuracy on training problems, entropy of the policy, and tool "
         f"calls over training. Lines: means over seeds of the mean of the last {SMOOTHED} updates; bands: lowest to "
-        "highest seed; the legend counts seeds. GRPO has no teacher and is the same in both columns."
+        "highest seed; the legend counts seeds. GRPO has no teacher and is the same in both columns. The axis "
+        "of tool calls does not begin at 0. The batches of a seed are the same for all methods, so ups and downs that "
+        f"the lines share are of the problems. {SHARED} {DESIGNED_HERE}"
     )
 
 
@@ -331,7 +347,7 @@ def draw_curves(axes: Axes, curves: Sequence[Mapping[int, float]], *, method: st
     axes.plot(updates, [fmean(each) for each in columns], label=label, **look(method))
     if len(curves) > 1:
         lows, highs = [min(each) for each in columns], [max(each) for each in columns]
-        axes.fill_between(updates, lows, highs, color=look(method)["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(updates, lows, highs, color=look(method)["color"], alpha=0.1, linewidth=0)
 
 
 # ---- Figures 5 and 6: the three patterns
@@ -377,22 +393,24 @@ def draw_patterns(plan: Plan) -> str:
         grid = figure.subplots(2, 3, sharey="row", sharex="col", squeeze=False)
         for column, (name, record) in enumerate(chosen.items()):
             _draw_pattern(record, name, grid[0][column], grid[1][column], unit=unit)
-        grid[0][0].set_ylabel("divergence d_k (nats)")
+        grid[0][0].set_ylabel("divergence d_k\n(nats per token)")
         grid[1][0].set_ylabel("weight w_k")
     world = run.parent.parent.parent.name
     return (
         f"Figure 5 in miniature, student {plan.size}, teacher {world}, first {FIRST_UPDATES} updates of SOD: one "
         "trajectory of each class. Below, each step's call or answer; (!): the call failed; dotted: "
-        f"{HIGH:g} u. {_rule(unit)} Chosen by rule among those of 4 to 7 calls: the flattest correct one without a "
-        "failed call; the longest and highest end of a wrong one with a failed call; the deepest lasting fall of one "
-        "with a failed call."
+        f"{HIGH:g} u. {_rule()} u = {unit:.3g} nats. Examples that show a class well, not usual ones: Figure 6 and "
+        "shares.json say how often a class is, and how often it ends right. Chosen by rule "
+        "among those of 4 to 7 calls: the flattest correct one without a failed call; the longest and highest end of a "
+        "wrong one with a failed call; the deepest lasting fall of one with a failed call. One student, one teacher, "
+        "one seed."
     )
 
 
-def _rule(unit: float) -> str:
+def _rule() -> str:
     return (
-        f"Classes, by the d_k of steps that call: stable, none above {HIGH:g} u; erroneous, some above, and the last "
-        f"still; recovery, some above, but not the last. u = {unit:.3g} nats, the median d_1 of the first update."
+        f"Classes, by the d_k of steps that call (not the answer's): stable, none above {HIGH:g} u; erroneous, some "
+        "above, and the last still; recovery, some above, but not the last; u is the median d_1 of the first update."
     )
 
 
@@ -427,7 +445,7 @@ def _draw_pattern(record: Mapping[str, Any] | None, name: Pattern, upper: Axes, 
     upper.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
     upper.axhline(HIGH * unit, color="grey", linestyle=":", linewidth=1)
     lower.axhline(1.0, color="grey", linewidth=1, zorder=0)
-    lower.set_ylim(0.0, 1.3)
+    lower.set_ylim(-0.05, 1.3)
     lower.set_xticks(steps, [_said(turn) for turn in record["turns"]], rotation=45, ha="right", fontsize=8)
     upper.set_title(f"{name} ({'correct' if record['score']['correct'] else 'wrong'})")
 
@@ -435,7 +453,8 @@ def _draw_pattern(record: Mapping[str, Any] | None, name: Pattern, upper: Axes, 
 def _said(turn: Mapping[str, Any]) -> str:
     """`7*8`, `7*8 (!)` for a failed call, `= 56` for an answer."""
     if not turn["calls"]:
-        return "= " + line(turn["text"].removeprefix("\\boxed{").removesuffix("}"), width=12)
+        said = turn["text"].removeprefix("\\boxed{").removesuffix("}")
+        return f"= {line(said, width=12)}" if said.removeprefix("-").isdigit() else "no number"
     words = turn["calls"][0].get("arguments", {}).get("x", "unreadable")
     failed = any(result["status"] != "ok" for result in turn["results"])
     return line(words, width=12) + (" (!)" if failed else "")
@@ -454,16 +473,17 @@ def draw_shares(plan: Plan) -> str:
             units[world] = _unit(runs)
             for column, method in enumerate(methods):
                 _draw_shares(grid[row][column], runs.get(method, ()), unit=units[world])
-                grid[0][column].set_title(_short(method).replace("\n", " "))
+                grid[0][column].set_title(NAMES[method] if method == "stable" else _short(method).replace("\n", " "))
                 grid[-1][column].set_xlabel("update")
             grid[row][0].set_ylabel(f"teacher: {world}\nshare (%)")
         legend(figure, grid)
     said = ", ".join(f"{world} {unit:.3g}" for world, unit in units.items())
     return (
         f"Figure 6 in miniature, student {plan.size}: shares of the three classes over training, seeds together, means "
-        f"of {SMOOTHED} updates. {_rule(next(iter(units.values())))} The unit stays that of the start (nats by world: "
-        f"{said}). Trajectories without a call are left out. A class is not a verdict: shares.json has the accuracy of "
-        "each."
+        f"of {SMOOTHED} updates. {_rule()} It stays that of the start (nats by world: {said}). Trajectories without a "
+        "call are left out. A class says how far the student was from its teacher, not which of them was right: of a "
+        "teacher that has never seen a failed call a right retry is far. shares.json has the accuracy of each class. "
+        f"{SHARED} {DESIGNED_HERE}"
     )
 
 
@@ -532,16 +552,18 @@ def draw_value(plan: Plan) -> str:
             _draw_rescues(grid[1][column], {**found["large"], "small gap": found["others"]})
             grid[0][column].set_title(f"teacher: {world}")
         grid[0][0].set_ylabel("worth of the teacher's step\n(points of success)")
-        grid[1][0].set_ylabel("steps (%)")
+        grid[1][0].set_ylabel("steps (%): rescued up,\nharmed down")
         grid[0][0].legend()
         legend(figure, grid[1:])
     return (
         f"What one step of the teacher is worth, student {plan.size} at the start, by divergence d_k (fifths of the "
         "steps). Worth: success of the student's continuations after the teacher took the step, less success without: "
         "against the step that the student took, and against its taking the step anew; bars: 95 %, bootstrap by "
-        "problem. Below: of steps with a large gap, how many the teacher's step rescues or harms (by half of the "
-        "continuations or more), before a failed call, right after one, and later; last, of steps "
-        "without. Numbers: docs/results/value.md."
+        "problem. Below: of steps with a large gap, how many the teacher's step rescues (up) or harms (down), by half "
+        "of the continuations or more, against the step taken, and how many the student's own new try does without any "
+        "teacher: what the two share is the draw's. Before a failed call, right after one, and later; last, of steps "
+        "without a large gap; none has no interval. One student and one teacher a world. Numbers: "
+        "docs/results/value.md."
     )
 
 
@@ -563,17 +585,24 @@ def _draw_worth(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlabel("divergence d_k (nats)")
 
 
-def _draw_rescues(axes: Axes, large: Mapping[str, Mapping[str, float]]) -> None:
-    kinds = (("rescued", COLOURS[2], "..."), ("unchanged", "#DDDDDD", ""), ("harmed", COLOURS[1], "///"))
+def _draw_rescues(axes: Axes, large: Mapping[str, Mapping[str, Any]]) -> None:
+    """Bars of the teacher and of a new try beside each other."""
+    axes.axhline(0.0, color="grey", linewidth=1, zorder=0)
     names = [name for name in large if large[name]["num_steps"]]
-    floor = [0.0] * len(names)
-    for kind, colour, hatch in kinds:
-        heights = [100 * large[name][kind] for name in names]
-        axes.bar(names, heights, bottom=floor, color=colour, hatch=hatch, edgecolor="white", label=kind)
-        floor = [low + height for low, height in zip(floor, heights, strict=True)]
+    for shift, suffix, who, hatch in ((-0.2, "", "the teacher", ""), (0.2, "_own", "a new try", "///")):
+        for kind, sign, colour in (("rescued", 1, COLOURS[2]), ("harmed", -1, COLOURS[1])):
+            found = [large[name][kind + suffix] for name in names]
+            heights = [100 * sign * each["value"] for each in found]
+            style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+            places = [place + shift for place in range(len(names))]
+            axes.bar(places, heights, width=0.38, label=f"{kind} by {who}", **style)
+            for place, each in zip(places, found, strict=True):
+                if each["low"] is not None and math.isfinite(each["low"]):
+                    ends = [100 * sign * each[end] for end in ("low", "high")]
+                    axes.plot([place, place], ends, color="black", linewidth=1)
     labels = [f"{name}\nn={large[name]['num_steps']}" for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=8)
-    axes.set_ylim(0, 100)
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{abs(value):g}")
 
 
 # ---- all of them
@@ -639,7 +668,7 @@ def main() -> int:
     parser.add_argument("--figures", nargs="+", choices=list(FIGURES), default=list(FIGURES))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    command = f"python examples/miniature/figures.py --out {given.out} --write {given.write} --size {given.size}"
+    command = command_line(parser, given)
     try:
         need_matplotlib()
         plan = Plan(study=read_study(given.out), size=given.size, folder=given.write)
