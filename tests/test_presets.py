@@ -21,7 +21,7 @@ from sod.train import train
 
 ROOT = Path(__file__).parent.parent
 MINIATURE = ROOT / "examples" / "miniature"
-RESULTS = ROOT / "docs" / "results" / "results.json"
+RESULTS = ROOT / "docs" / "results" / "miniature.json"
 UPDATES = 45
 
 
@@ -87,3 +87,31 @@ def test_a_teacher_that_knows_how_to_recover_earns_its_voice(tmp_path: Path, dat
     assert knowing["trust"] > 0.7
     assert knowing["end"] > 0.95 * knowing["start"]
     assert not knowing["alarms"]
+
+
+def recorded(world: str, size: str, method: str) -> Any:
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["main"]
+    (row,) = (row for row in rows if (row["world"], row["size"], row["method"]) == (world, size, method))
+    return row
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(("world", "rival"), [("naive", "grpo"), ("knowing", "opd")])
+def test_stable_is_recorded_as_no_worse_over_three_seeds(world: str, size: str, rival: str) -> None:
+    """Paired by seed and problem: not below, and the interval leaves no room for a loss of 2 points."""
+    stable = recorded(world, size, "stable")
+    assert stable["seeds"] == [0, 1, 2]
+    difference = stable["differences"][rival]["interval"]
+    assert difference["value"] >= 0
+    assert difference["low"] > -0.02
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_alarm_is_recorded_where_the_retry_was_unlearned_and_nowhere_else(size: str) -> None:
+    for method, rings in (("opd", True), ("grpo", False), ("sod", False), ("stable", False)):
+        row = recorded("naive", size, method)
+        shares = {seed: row["retried"][seed] / row["failed_turns"][seed] for seed in row["retried"]}
+        assert {seed: bool(row["alarms"][seed]) for seed in shares} == dict.fromkeys(shares, rings), method
+        assert all((share < 0.9) is rings for share in shares.values()), (method, shares)
+    for method in ("opd", "sod", "stable"):
+        assert not any(recorded("knowing", size, method)["alarms"].values()), method
