@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,8 @@ from sod.runs import read_records
 from sod.sft import final_model, sft
 from sod.tools import interpreter_schema
 from sod.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GB = 10**9
@@ -402,14 +404,6 @@ class Miniature:
     @property
     def problems(self) -> Path:
         return self.root / "problems.parquet"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

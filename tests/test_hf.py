@@ -8,7 +8,7 @@ import math
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from sod.models.hf import HFModel
 from sod.models.sampling import draw, mix, uniform
 from sod.types import Completion
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCAB = 97
 STOP = 3
 SIZES = {
@@ -60,14 +62,6 @@ def qwen3(**changes: object) -> Qwen3ForCausalLM:
 def llama(**changes: object) -> LlamaForCausalLM:
     torch.manual_seed(1)
     return LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_key_value_heads": 2, "tie_word_embeddings": True, **changes}))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=[qwen3, llama], ids=["qwen3", "llama"])

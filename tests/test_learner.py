@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,17 +20,11 @@ from sod.models.hf import HFModel
 from sod.models.logprobs import TokenLogprobs
 from sod.optimizer import Optimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = ((4, 20), (7, 31), (5, 12), (3, 26), (6, 9), (4, 17))
 """Prompt and response tokens of the batch's trajectories."""
 GROUPS = (0, 0, 0, 1, 1, 1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,16 +28,10 @@ from sod.train import train
 from sod.types import Trajectory
 from whole_runs import World, cancel, make_world, records, run, same_metrics, stop_by, weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SECRET = "zyxwvutsrq"
 """Stands in the solutions and hints, which only the teacher is shown."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

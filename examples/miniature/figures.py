@@ -37,8 +37,7 @@ from results import DESIGNED_HERE, NAMES, SHARED, START, WORLDS, Study, command_
 from sod.config import ModelConfig  # noqa: E402
 from sod.errors import DataError, SodError, StorageError  # noqa: E402
 from sod.models.hf import HFModel  # noqa: E402
-from sod.report.figures import _STYLE as STYLE  # noqa: E402
-from sod.report.figures import COLOURS, DASHES, DPI, FEW, MARKERS, SMOOTHED, need_matplotlib  # noqa: E402
+from sod.report.figures import COLOURS, DASHES, DPI, FEW, MARKERS, SMOOTHED, STYLE, need_matplotlib  # noqa: E402
 from sod.report.steps import Outcome, StepMeans, outcomes_of  # noqa: E402
 from sod.report.trajectory import has_failed_call, step_values  # noqa: E402
 from sod.report.untrusted import line  # noqa: E402

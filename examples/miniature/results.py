@@ -46,8 +46,7 @@ import torch
 
 from sod.comparison import problem_means
 from sod.errors import DataError, SodError
-from sod.estimates import TINY, compare, student_t_95
-from sod.estimates import _student_t_within as student_t_within
+from sod.estimates import TINY, compare, student_t_95, student_t_within
 from sod.runs import read_json, read_records, read_trajectories
 
 HERE = Path(__file__).parent

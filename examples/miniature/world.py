@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from sod.agent import FAULT
 from sod.config import ToolConfig
 from sod.config.teaching import Shows
+from sod.demo.pretrained import small_qwen3, train_tokenizer
 from sod.sandbox import Sandbox
 from sod.teachers import VIEWS
 from sod.types import Message, Problem, ToolResult, ToolStatus
@@ -36,7 +37,6 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
 }
 LARGEST = 9999
 PRIVILEGES: tuple[Shows, ...] = ("answer", "hint")
-CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 VOCABULARY_SIZE = 576
 SIZES: Mapping[str, Mapping[str, int]] = {
@@ -213,54 +213,19 @@ def write_jsonl(path: Path, values: Iterator[Any]) -> Path:
 
 def write_model(size: str, directory: Path, *, seed: int) -> Path:
     """A freshly initialised Qwen3 of a size with the world's tokenizer, ready for its cold start."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    shape = dict(SIZES[size])
-    config = Qwen3Config(
-        vocab_size=VOCABULARY_SIZE,
-        head_dim=shape["hidden_size"] // shape["num_attention_heads"],
-        num_key_value_heads=shape["num_attention_heads"],
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=CONTROL_TOKENS.index("<|im_end|>"),
-        pad_token_id=CONTROL_TOKENS.index("<|endoftext|>"),
-        **shape,
-    )
-    torch.manual_seed(seed)
-    Qwen3ForCausalLM(config).save_pretrained(directory)
+    small_qwen3(SIZES[size], vocabulary_size=VOCABULARY_SIZE, max_length=512, seed=seed).save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory
 
 
 def make_tokenizer() -> Any:
     """Byte-level BPE: digits and operators stand alone, and what never varies became one token."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(pattern=Regex(r" ?[-+*/%](?=\d)|\d"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE - len(TAGS),
-        special_tokens=list(CONTROL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
+    return train_tokenizer(
+        _corpus(),
+        pattern=r" ?[-+*/%](?=\d)|\d",
+        vocabulary_size=VOCABULARY_SIZE,
+        tags=TAGS,
+        template=TEMPLATE,
     )
 
 

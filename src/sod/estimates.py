@@ -221,11 +221,11 @@ def student_t_95(freedom: int) -> float:
     low, high = 1.9, 12.8  # infinitely many degrees of freedom and one
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if _student_t_within(middle, freedom) < 0.95 else (low, middle)
+        low, high = (middle, high) if student_t_within(middle, freedom) < 0.95 else (low, middle)
     return (low + high) / 2
 
 
-def _student_t_within(t: float, freedom: int) -> float:
+def student_t_within(t: float, freedom: int) -> float:
     """P(abs(T) < t) for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     odd = freedom % 2

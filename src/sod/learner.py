@@ -6,7 +6,7 @@ Shapes: B trajectory, T token, K step, N packed token.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,14 +54,8 @@ class Learner:
         """KL(student || teacher) of the distribution before every sampled token, before the update."""
         weights = self.config.weights
         top_k = weights.top_k if weights.divergence == "top_k_kl" else 0
-        divergence_BT = torch.zeros_like(batch.rollout_logprobs_BT)
-        for rows, piece in self._pieces(batch, torch.arange(batch.num_trajectories)):
-            with torch.no_grad():
-                result = self._compared(piece, partial(divergence, kind="reverse_kl", top_k=top_k))
-            part_BT = torch.zeros_like(piece.rollout_logprobs_BT)
-            part_BT[piece.mask_BT] = result.divergence_N.float().cpu()
-            divergence_BT[rows, : part_BT.shape[1]] = part_BT
-        return divergence_BT
+        kind = partial(divergence, kind="reverse_kl", top_k=top_k)
+        return self._before(batch, lambda piece: self._compared(piece, kind).divergence_N)
 
     def learn(self, batch: Batch, credit: Credit, *, seed: int) -> dict[str, float]:
         """Deal the trajectories out among the update's optimizer steps and take them.
@@ -160,14 +154,17 @@ class Learner:
         """Log-probs before the update: the sampler's own, or a forward of the training model when asked for."""
         if self.config.update.student_logprobs == "rollout":
             return batch.rollout_logprobs_BT
-        logprobs_BT = torch.zeros_like(batch.rollout_logprobs_BT)
+        return self._before(batch, lambda piece: self._logprobs(piece).logprobs_N)
+
+    @torch.no_grad()
+    def _before(self, batch: Batch, values_of: Callable[[Batch], Tensor]) -> Tensor:
+        """Values (N,) of a piece's sampled tokens, for the whole batch in its shape, without gradients; 0 elsewhere."""
+        values_BT = torch.zeros_like(batch.rollout_logprobs_BT)
         for rows, piece in self._pieces(batch, torch.arange(batch.num_trajectories)):
-            with torch.no_grad():
-                result = self._logprobs(piece)
             part_BT = torch.zeros_like(piece.rollout_logprobs_BT)
-            part_BT[piece.mask_BT] = result.logprobs_N.cpu()
-            logprobs_BT[rows, : part_BT.shape[1]] = part_BT
-        return logprobs_BT
+            part_BT[piece.mask_BT] = values_of(piece).float().cpu()
+            values_BT[rows, : part_BT.shape[1]] = part_BT
+        return values_BT
 
     def _pieces(self, batch: Batch, hand: Tensor) -> Iterator[tuple[Tensor, Batch]]:
         limit = self.config.update.tokens_per_microbatch

@@ -142,12 +142,10 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
             sizes=config.update,
             judge=judge,
         )
-        check_problems(
-            (*problems, *held_out), collector=collector, models={"the student": learner.student, "its engine": policy}
-        )
+        longest = check_problems(problems, held_out, collector=collector, models=(learner.student, policy))
         shares = () if teachers is None else teachers.shares(problems)
         for share in shares:
-            check_share(share, agent, model=models.of(share.problems[0].source))
+            check_share(share, agent, model=models.of(share.problems[0].source), longest_prompts=longest)
         for source in () if teachers is None else teachers.unused(problems):
             listener("warning", {"message": f"no problem has the source {source!r} of [teachers.{source}]"})
         loop = TrainingLoop(
@@ -187,22 +185,37 @@ def _learner(config: TrainConfig, latest: ModelConfig) -> Learner:
 
 
 def check_problems(
-    problems: Sequence[Problem], *, collector: Collector, models: Mapping[str, LongestSequence | None]
-) -> None:
-    """What cannot be played or graded is found at the start, not at update 90. Raises DataError or ModelError."""
+    problems: Sequence[Problem],
+    held_out: Sequence[Problem],
+    *,
+    collector: Collector,
+    models: tuple[LongestSequence, LongestSequence],
+) -> Mapping[str, int]:
+    """What cannot be played or graded is found at the start, not at update 90. Raises DataError or ModelError.
+
+    `models` are the student and what samples in its place. Returns the longest prompt in tokens of the training
+    problems by source: each is rendered once.
+    """
+    agent, longest, longest_held_out = collector.agent, dict[str, int](), 0
     for problem in problems:
         reward_for(collector.rewards, problem)
-    agent = collector.agent
-    longest = max(len(agent.prompt(problem)) for problem in problems)
-    for name, model in models.items():
-        if model is not None:
-            limit = agent.limits.max_response_tokens
-            check_context(model, longest_prompt=longest, max_response_tokens=limit, name=name)
+        longest[problem.source] = max(longest.get(problem.source, 0), len(agent.prompt(problem)))
+    for problem in held_out:
+        reward_for(collector.rewards, problem)
+        longest_held_out = max(longest_held_out, len(agent.prompt(problem)))
+    limit = agent.limits.max_response_tokens
+    for name, model in zip(("the student", "its engine"), models, strict=True):
+        longest_prompt = max(longest_held_out, *longest.values())
+        check_context(model, longest_prompt=longest_prompt, max_response_tokens=limit, name=name)
+    return longest
 
 
-def check_share(share: Share, agent: Agent, *, model: LongestSequence) -> None:
-    """A teacher has what it is to be shown of its problems, and room for it. Raises DataError or ModelError."""
-    longest = max(len(agent.prompt(problem)) for problem in share.problems)
+def check_share(share: Share, agent: Agent, *, model: LongestSequence, longest_prompts: Mapping[str, int]) -> None:
+    """A teacher has what it is to be shown of its problems, and room for it. Raises DataError or ModelError.
+
+    `longest_prompts` of the student in tokens, by source: all problems of a source have one teacher.
+    """
+    longest = max(longest_prompts[problem.source] for problem in share.problems)
     longest = max(longest, share.teacher.longest_prompt(share.problems))
     limit = agent.limits.max_response_tokens
     check_context(model, longest_prompt=longest, max_response_tokens=limit, name=share.name)

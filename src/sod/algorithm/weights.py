@@ -36,7 +36,7 @@ def step_weights(
     """
     anchor_BK = divergence_BK[:, :1] if anchor_B is None else anchor_B[:, None]
     weight_BK = ((anchor_BK + epsilon) / (divergence_BK + epsilon)).clamp(min=floor)
-    return weight_BK if delta is None else weight_BK.clamp(max=1.0 + delta)
+    return _capped(weight_BK, delta)
 
 
 def median_anchor(divergence_BK: Tensor) -> Tensor:
@@ -102,9 +102,7 @@ def token_weights(
     `d_1 .2, gaps [.1 .4] -> [1.2 .5]`; (B,T), 0 outside steps.
     """
     first_BT = spread(divergence_BK[:, :1].expand_as(divergence_BK), step_BT, trajectory_N=trajectory_N)
-    weight_BT = (first_BT + epsilon) / (gap_BT + epsilon)
-    if delta is not None:
-        weight_BT = weight_BT.clamp(max=1.0 + delta)
+    weight_BT = _capped((first_BT + epsilon) / (gap_BT + epsilon), delta)
     return torch.where(step_BT >= 0, weight_BT, 0.0)
 
 
@@ -157,8 +155,10 @@ def outcome_weights(
     count = total_bins.index_add(0, bin_N, torch.ones_like(reward_N)) + prior
     rate = (total_bins.index_add(0, bin_N, reward_N) + prior * mean) / count
     weight_BK = divergence_BK.clone()
-    weight_N = rate[bin_N] / mean
-    if delta is not None:
-        weight_N = weight_N.clamp(max=1.0 + delta)
-    weight_BK[there_BK] = weight_N.to(divergence_BK.dtype)
+    weight_BK[there_BK] = _capped(rate[bin_N] / mean, delta).to(divergence_BK.dtype)
     return weight_BK
+
+
+def _capped(weight: Tensor, delta: float | None) -> Tensor:
+    """At most 1 + delta."""
+    return weight if delta is None else weight.clamp(max=1.0 + delta)

@@ -6,7 +6,7 @@ Everything downstream loads them from a directory like any other model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,49 +56,63 @@ CHAT_TEMPLATE = """\
 
 def make_tokenizer(*, seed: int = 0, num_traces: int = 2000) -> Any:
     """Byte-level BPE over the demo's own text, one token a digit, with Qwen3's control tokens and tags."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    return train_tokenizer(
+        _corpus(num_traces, seed=seed),
+        # Words keep their leading space, digits stand alone, punctuation runs hold together: as Qwen's splitting does.
+        pattern=r"\d| ?[A-Za-z_]+| ?[^\sA-Za-z_\d]+|\s+",
+        vocabulary_size=VOCABULARY_SIZE,
+        tags=TAGS,
+        template=CHAT_TEMPLATE,
+    )
+
+
+def train_tokenizer(
+    corpus: Iterator[str], *, pattern: str, vocabulary_size: int, tags: Sequence[str], template: str
+) -> Any:
+    """Byte-level BPE of at most so many tokens, CONTROL_TOKENS first, tags last; none crosses a match of `pattern`."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    # Words keep their leading space, digits stand alone, punctuation runs hold together: as Qwen's splitting does.
-    pattern = r"\d| ?[A-Za-z_]+| ?[^\sA-Za-z_\d]+|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(pattern=_regex(pattern), behavior="isolated"),
+            pre_tokenizers.Split(pattern=Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size - len(tags),
         special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    reserved = [AddedToken(tag, special=False, normalized=False) for tag in TAGS]
-    trainer.vocab_size = VOCABULARY_SIZE - len(reserved)
-    tokenizer.train_from_iterator(_corpus(num_traces, seed=seed), trainer)
-    tokenizer.add_tokens(reserved)
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 
 
 def make_model(size: str, *, seed: int) -> Any:
     """A freshly initialised Qwen3 of the given size ("student" or "teacher")."""
+    return small_qwen3(SIZES[size], vocabulary_size=VOCABULARY_SIZE, max_length=2048, seed=seed)
+
+
+def small_qwen3(shape: Mapping[str, Any], *, vocabulary_size: int, max_length: int, seed: int) -> Any:
+    """A freshly initialised Qwen3 of any shape, for a tokenizer of `train_tokenizer`."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape = SIZES[size]
     config = Qwen3Config(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         head_dim=shape["hidden_size"] // shape["num_attention_heads"],
         num_key_value_heads=shape["num_attention_heads"],
-        max_position_embeddings=2048,
+        max_position_embeddings=max_length,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=CONTROL_TOKENS.index("<|im_end|>"),
@@ -129,9 +143,3 @@ def _compiled(template: str) -> Any:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.from_string(template)
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)

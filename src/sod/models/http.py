@@ -18,11 +18,11 @@ import re
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from sod.config import SamplingConfig
 from sod.errors import ConfigError, EngineError, ModelError
+from sod.lifetime import Lifetime
 from sod.models.http_replies import PLAIN, WAYS, MissingError, Way, read_completion, read_contexts
 from sod.models.seeds import turn_seed
 from sod.models.tokens import checked_positions, checked_tokens
@@ -62,7 +62,7 @@ class _IncapableError(_RefusedError):
     """The server does not do what was asked: it said so, or left it out."""
 
 
-class HTTPModel:
+class HTTPModel(Lifetime):
     """Sampler and scorer over `/v1/completions` of one OpenAI-compatible server, whose weights never change.
 
     `roles` says what `start` must find the server able to do; the other role is looked at when it is first used.
@@ -148,19 +148,6 @@ class HTTPModel:
     def policy_version(self) -> int:
         """Always 0: a server's weights do not change."""
         return 0
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def start(self) -> None:
         """Asks the server for its models and, with a few tokens, for what the roles need. Once; later calls do nothing.

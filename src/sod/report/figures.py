@@ -37,7 +37,7 @@ _NAMES: dict[Outcome, str] = {
     "wrong": "wrong",
     "failed call": "with a failed tool call (right or wrong)",
 }
-_STYLE = {
+STYLE = {
     "text.parse_math": False,  # a run may be called "$x"
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,7 +63,7 @@ def _canvas(path: Path, *, size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a name in a script the font has not
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)

@@ -12,11 +12,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from sod.config.rubrics import RubricConfig
 from sod.errors import StorageError
+from sod.lifetime import Lifetime
 from sod.rubrics.answers import Answer, AnswerCache, Purpose, Question
 from sod.rubrics.budget import Budget, BudgetError, Spent
 from sod.rubrics.client import ChatClient, RubricError
@@ -52,7 +52,7 @@ class _Voice:
     temperature: float
 
 
-class RubricJudge:
+class RubricJudge(Lifetime):
     """Scores groups by rubrics. An instance belongs to one event loop; `async with` checks the servers and ends it.
 
     `cache` is the directory of answers, `ledger` the run's file of what was spent, `record` is called once a group.
@@ -92,19 +92,6 @@ class RubricJudge:
     def spent(self) -> Spent:
         """What the run's requests came to so far, in all its sessions."""
         return self._budget.spent
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def start(self) -> None:
         """That the servers are there, take the keys and serve the models. It costs nothing."""

@@ -15,10 +15,10 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sod.errors import SandboxError
+from sod.lifetime import Lifetime
 from sod.sandbox.environment import find_environment, foreign_packages
 from sod.sandbox.home import Home
 from sod.sandbox.memory_files import MAX_BYTES, appendable, holding
@@ -35,7 +35,7 @@ Isolation: TypeAlias = Literal["auto", "A", "B"]
 MIB = 1 << 20
 
 
-class LocalSandbox:
+class LocalSandbox(Lifetime):
     """Runs code in fresh confined processes on this machine. Linux only.
 
         async with LocalSandbox() as sandbox:
@@ -94,19 +94,6 @@ class LocalSandbox:
         """What confines every call, the level first. Known once started."""
         assert self._servers is not None, "the level is found at the start: await sandbox.start() first"
         return self._servers.layers
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def start(self) -> None:
         """Finds the level by running a call at it; again, it does nothing. Raises SandboxError below level B."""
