@@ -16,6 +16,7 @@ import json
 import re
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any, Self
 
 from faulty_server import Answer, FaultyServer, reply, says
@@ -32,7 +33,7 @@ class ChatServer(FaultyServer):
     """Answers GET /v1/models and POST /v1/chat/completions, from a thread with a loop of its own.
 
     `usage` is what every reply reports, None for nothing. `only` names the purpose that `script` is for, "" for all.
-    While `close_gate` holds, replies wait.
+    `baffling` attempts never get a verdict that can be read. While `close_gate` holds, replies wait.
     """
 
     def __init__(self, *, model: str = "judge") -> None:
@@ -43,6 +44,7 @@ class ChatServer(FaultyServer):
         self.usage: dict[str, Any] | None = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         self.finish_reason = "stop"
         self.only = ""
+        self.baffling: Callable[[str], bool] = lambda _attempt: False
         self._said: dict[str, list[str]] = defaultdict(list)
         self._num_answers = 0
         self._loop = asyncio.new_event_loop()
@@ -118,6 +120,8 @@ class ChatServer(FaultyServer):
         if purpose == "rubric":
             return json.dumps({"criteria": self.criteria})
         if purpose == "verdict":
+            if self.baffling(attempt_of(request)):
+                return "Sure!"
             return json.dumps({"verdicts": verdicts_by_rule(request)})
         self._num_answers += 1
         return f"6*7 = 42, answer number {self._num_answers}."
@@ -149,9 +153,13 @@ def pieces_of(request: dict[str, Any]) -> dict[str, str]:
     return dict(blocks)
 
 
+def attempt_of(request: dict[str, Any]) -> str:
+    """The rollout that a verdict is asked about."""
+    return "\n".join(text for label, text in pieces_of(request).items() if label.startswith("STUDENT"))
+
+
 def verdicts_by_rule(request: dict[str, Any]) -> dict[str, str]:
     """Yes where the attempt holds what a criterion quotes, whatever else it says."""
-    pieces = pieces_of(request)
-    attempt = "\n".join(text for label, text in pieces.items() if label.startswith("STUDENT"))
+    pieces, attempt = pieces_of(request), attempt_of(request)
     quoted = {each["id"]: re.findall(r'"(.*?)"', each["criterion"]) for each in json.loads(pieces["CRITERIA"])}
     return {name: "yes" if all(word in attempt for word in words) else "no" for name, words in quoted.items()}

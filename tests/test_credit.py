@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from sod.algorithm import policy_loss
 from sod.batch import Batch, pad
-from sod.config import METHODS, TrainConfig, parse
+from sod.config import METHODS, TrainConfig, parse, unread
+from sod.config.unread import READ_WITH
 from sod.credit import Credit, Trust, assign_credit
 
 # Two trajectories of one problem. A step is [(student's log-prob, teacher's log-prob), ...]; its call failed or not.
@@ -152,6 +154,19 @@ def test_grpo_is_the_outcome_alone() -> None:
     for row, steps in enumerate(by_step(credit(config("grpo")).advantage_BT)):
         for values in steps:
             assert values == pytest.approx([outcome_advantage(row)] * len(values))
+
+
+@pytest.mark.parametrize(("samples", "alone"), [(16, 0.0), (1, 1.0)])
+def test_what_is_left_of_a_group_alone_has_no_outcome_to_learn_from(samples: int, alone: float) -> None:
+    """A group that was meant to have siblings, and a run that plays each problem once (the published rule)."""
+    batch = dataclasses.replace(toy(), group_B=torch.tensor([0, 1]))
+    settings = config("sod", update={"samples": samples, "prompts": 16})
+    found = credit(settings, batch)
+    teachers_BT = (found.weight_BT * found.log_ratio_BT).nan_to_num(0.0)
+    outcome_BT = (found.advantage_BT - teachers_BT)[batch.mask_BT]
+    rewarded_BT = batch.reward_B[:, None].expand_as(batch.mask_BT)[batch.mask_BT]
+    assert outcome_BT.tolist() == pytest.approx((alone * rewarded_BT).tolist(), abs=1e-5)
+    assert math.isnan(found.trust.elsewhere[-1]) == (samples > 1)
 
 
 def test_random_weights_are_the_published_ones_in_another_order() -> None:
@@ -393,3 +408,51 @@ def test_a_resolved_config_is_read_back_as_it_was() -> None:
         settings = config(name, preset="stable")
         again = parse(TrainConfig, copy.deepcopy(settings.model_dump(mode="json")))
         assert again == settings, name
+
+
+# Settings that do nothing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "wanted"),
+    [
+        ("opd", {"weights": {"epsilon": 0.3}}, ['weights.epsilon = 0.3 does nothing with weights.rule = "uniform"']),
+        ("sod", {"weights": {"epsilon": 0.3, "top_k": 4}}, ["weights.top_k = 4 does nothing with weights.divergence"]),
+        ("sod", {"objective": {"outside": "clip", "beta": 0.5}}, ["objective.beta = 0.5", "objective.outside = "]),
+        ("sod_no_grpo", {"objective": {"divide_by_std": False}}, ["objective.divide_by_std = false does nothing with"]),
+        ("tropd", {"objective": {"outside": "clip"}}, []),
+        ("opd", {"preset": "stable"}, []),
+        ("opd", {"preset": "stable", "weights": {"epsilon": 0.1}}, ["weights.epsilon = 0.1"]),
+    ],
+)
+def test_settings_that_do_nothing_are_said(method: str, sections: dict[str, Any], wanted: list[str]) -> None:
+    said = list(unread(config(method, **sections)))
+    assert len(said) == len(wanted)
+    for sentence, start in zip(said, wanted, strict=True):
+        assert sentence.startswith(start)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_sets_what_it_does_not_read(method: str) -> None:
+    assert not list(unread(config(method)))
+
+
+@pytest.mark.parametrize("dotted", READ_WITH)
+def test_a_setting_that_is_said_to_do_nothing_does_nothing(dotted: str) -> None:
+    """Where the table says that a setting is not read, another value of it gives the same credit."""
+    name, key = dotted.split(".")
+    others = {"weights.anchor": "median", "objective.divide_by_std": False, "objective.importance_mask": True}
+    other = others.get(dotted, 3 if key == "top_k" else -0.5 if key == "log_ratio_floor" else 0.25)
+    if key == "importance_cap":
+        other = 1.5
+    governor, values = READ_WITH[dotted]
+    for method in METHODS:
+        settings = config(method)
+        section = getattr(settings, governor.split(".")[0])
+        if getattr(section, governor.split(".")[1]) in values:
+            continue
+        changed = settings.model_copy(update={name: getattr(settings, name).model_copy(update={key: other})})
+        assert list(unread(changed))
+        before, after = credit(settings), credit(changed)
+        torch.testing.assert_close(after.advantage_BT, before.advantage_BT, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(after.weight_BK, before.weight_BK, rtol=0, atol=0, equal_nan=True)

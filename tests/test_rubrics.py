@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +110,11 @@ def judge_of(server: ChatServer, path: Path, **settings: Any) -> RubricJudge:
 
 def judged(server: ChatServer, path: Path, *texts: str, problem: Problem = PROBLEM, **settings: Any) -> list[Score]:
     group = siblings(*texts)
-    return judge_with(lambda judge: judge.judge(problem, group, graded(len(group))), server, path, **settings)
+    scores = judge_with(lambda judge: judge.judge(problem, group, graded(len(group))), server, path, **settings)
+    for score in scores:
+        if isinstance(score, UnusableReplyError):
+            raise score
+    return scores
 
 
 def failure(server: ChatServer, path: Path, *texts: str, **settings: Any) -> Exception:
@@ -479,6 +483,20 @@ def test_two_unusable_replies_are_a_typed_failure(server: ChatServer, tmp_path: 
         "problem p7: judge must answer in the form .* twice another: .*nothing around.*; then ", str(error)
     )
     assert server.asked[purpose] == 2
+
+
+def test_a_verdict_that_cannot_be_read_costs_its_own_rollout_alone(server: ChatServer, tmp_path: Path) -> None:
+    server.baffling = lambda attempt: BARE in attempt and FULL not in attempt
+    group, groups = siblings(FULL, BARE, NONE), list[Mapping[str, Any]]()
+    scores = judge_with(lambda judge: judge.judge(PROBLEM, group, graded(3)), server, tmp_path, record=groups.append)
+    (baffling,) = [number for number, score in enumerate(scores) if isinstance(score, UnusableReplyError)]
+    usable = [score for score in scores if isinstance(score, Score)]
+    texts = [text for number, text in enumerate((FULL, BARE, NONE)) if number != baffling]
+    with ChatServer() as other:
+        assert [score.value for score in usable] == [score.value for score in judged(other, tmp_path / "other", *texts)]
+    (recorded,) = groups
+    assert "must answer in the form" in recorded["verdicts"][baffling]["unusable"]
+    assert ["value" in verdict for verdict in recorded["verdicts"]] == [n != baffling for n in range(3)]
 
 
 def test_a_reply_that_was_cut_says_so(server: ChatServer, tmp_path: Path) -> None:

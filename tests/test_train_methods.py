@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chat_server import ChatServer
+from chat_server import ChatServer, attempt_of
 from sod.chat import Chat, load_tokenizer
 from sod.config import ModelConfig, TrainConfig
 from sod.data import load_problems
@@ -297,9 +297,9 @@ def server() -> Iterator[ChatServer]:
         yield serving
 
 
-def with_rubrics(world: World, run: Path, server: ChatServer, **rubrics: Any) -> TrainConfig:
+def with_rubrics(world: World, run: Path, server: ChatServer, *, num_updates: int = 3, **rubrics: Any) -> TrainConfig:
     section = {"url": server.url, "model": "judge", "teacher_answers": 2, **rubrics}
-    tool, update = {"fault_share": 0.5}, {"num_updates": 3}
+    tool, update = {"fault_share": 0.5}, {"num_updates": num_updates}
     return world.config(run, method="ropd", teacher=None, rubrics=section, tool=tool, update=update)
 
 
@@ -327,6 +327,23 @@ def test_rewards_of_rubrics(world: World, tmp_path: Path, server: ChatServer) ->
     assert server.asked["teacher"] == 2 * 5, "each of the five problems is answered twice in the whole run"
     start, end = load_file(world.student / "model.safetensors"), weights(config, 3)
     assert max(float((end[name] - start[name]).abs().max()) for name in start) > 1e-5
+
+
+def test_a_rollout_that_cannot_be_judged_is_dropped_and_is_no_failure_of_the_world(
+    world: World, tmp_path: Path, server: ChatServer
+) -> None:
+    run(with_rubrics(world, tmp_path / "before", server, num_updates=1))
+    longest = max(map(attempt_of, server.of("verdict")), key=len)
+    server.baffling = lambda attempt: attempt == longest
+    config = with_rubrics(world, tmp_path / "run", server, num_updates=1)
+    run(config)
+    (metrics,) = records(config, "metrics")
+    assert 1 <= metrics["unjudged"] <= 2, "siblings may say the same"
+    assert metrics["num_trajectories"] == 6 - metrics["unjudged"]
+    assert metrics["infrastructure_failures"] == 0
+    dropped = [line for line in records(config, "trajectories") if "score" not in line]
+    assert len(dropped) == metrics["unjudged"]
+    assert all("must answer in the form that was asked for" in line["detail"] for line in dropped)
 
 
 def test_a_budget_ends_the_run_and_more_of_it_goes_on(world: World, tmp_path: Path, server: ChatServer) -> None:

@@ -147,7 +147,7 @@ def assign_credit(
         weight_BK=step_means(weight_BT, batch.step_BT),
         weight_BT=weight_BT,
         log_ratio_BT=log_ratio_BT,
-        advantage_BT=_advantages(batch, objective, student_logprobs_BT, weight_BT, log_ratio_BT),
+        advantage_BT=_advantages(batch, config, student_logprobs_BT, weight_BT, log_ratio_BT),
         importance_BT=_importance(batch, objective, student_logprobs_BT),
         trust=trust,
     )
@@ -205,7 +205,7 @@ def _weights(batch: Batch, weights: WeightConfig, gap_BT: Tensor, divergence_BK:
 def _trust(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor, *, earlier: Trust) -> Trust:
     """With how the teacher's approval goes along with outcomes in this update."""
     approval_BK = step_means(log_ratio_BT, batch.step_BT)
-    advantage_B = group_advantages(batch.reward_B, batch.group_B, epsilon=config.objective.advantage_epsilon)
+    advantage_B = _outcomes(batch, config, divide_by_std=True)
     after_BK = after_failure(batch.failed_BK)
     return earlier.after(
         here=float(agreement(approval_BK, advantage_B, after_BK)),
@@ -223,22 +223,29 @@ def _bounded(log_ratio_BT: Tensor, objective: ObjectiveConfig) -> Tensor:
     )
 
 
+def _outcomes(batch: Batch, config: TrainConfig, *, divide_by_std: bool) -> Tensor:
+    """Advantages within groups. What failures of the world left of a group alone has no sibling to be compared with,
+    and its outcome says nothing; a run that plays each problem once has the published rule, its reward."""
+    epsilon = config.objective.advantage_epsilon
+    advantage_B = group_advantages(batch.reward_B, batch.group_B, epsilon=epsilon, divide_by_std=divide_by_std)
+    if config.update.samples == 1:
+        return advantage_B
+    _, group_B, count_P = torch.unique(batch.group_B, return_inverse=True, return_counts=True)
+    return torch.where(count_P[group_B] > 1, advantage_B, 0.0)
+
+
 def _advantages(
     batch: Batch,
-    objective: ObjectiveConfig,
+    config: TrainConfig,
     student_logprobs_BT: Tensor,
     weight_BT: Tensor,
     log_ratio_BT: Tensor,
 ) -> Tensor:
     """The terms that are switched on, by token."""
+    objective = config.objective
     advantage_B = torch.zeros_like(batch.reward_B)
     if objective.outcome:
-        advantage_B = group_advantages(
-            batch.reward_B,
-            batch.group_B,
-            epsilon=objective.advantage_epsilon,
-            divide_by_std=objective.divide_by_std,
-        )
+        advantage_B = _outcomes(batch, config, divide_by_std=objective.divide_by_std)
     if objective.coef == 0.0 or objective.signal == "divergence":  # then the teacher's term is not an advantage
         return torch.where(batch.mask_BT, advantage_B[:, None], 0.0)
     return distilled_advantages(

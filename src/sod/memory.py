@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sod.config import LoRAConfig, ModelConfig, Section, TrainConfig
+from sod.config.section import toml
 from sod.errors import ModelError
 from sod.teachers import PROBE_EPISODES
 
@@ -496,7 +497,7 @@ def advise(config: TrainConfig, device: str, *, certain: bool = False) -> tuple[
     found = []
     for dotted, value in _alternatives(config):
         changed = estimate(_changed(config, dotted, value))
-        shown = f"{dotted}.rank = {value.rank}" if isinstance(value, LoRAConfig) else f"{dotted} = {_toml(value)}"
+        shown = f"{dotted}.rank = {value.rank}" if isinstance(value, LoRAConfig) else f"{dotted} = {toml(value)}"
         found.append(Advice(setting=shown, saved_bytes=before - changed.peak_bytes(device, certain=certain)))
     worth = [advice for advice in found if advice.saved_bytes > _WORTH * before]
     return tuple(sorted(worth, key=lambda advice: -advice.saved_bytes)[:NUM_ADVICE])
@@ -533,10 +534,6 @@ def _changed(section: Any, dotted: str, value: Any) -> Any:
         return {**section, key: _changed(section[key], dotted.removeprefix(f"{key}."), value)}
     inner: Section = getattr(section, key)
     return section.model_copy(update={key: _changed(inner, rest, value) if rest else value})
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _advice_for(verdict: Verdict, config: TrainConfig) -> str:

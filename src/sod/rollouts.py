@@ -14,17 +14,25 @@ from sod.batch import Rollout
 from sod.config import UpdateConfig
 from sod.errors import InfrastructureError, StorageError
 from sod.rewards import Reward, grade
-from sod.rubrics import RubricJudge
+from sod.rubrics import RubricJudge, UnusableReplyError
 from sod.teachers import Supervision, Teachers
-from sod.types import Problem, StopReason, Trajectory
+from sod.types import Problem, Score, StopReason, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Harvest:
-    """What an update sampled. `lost` trajectories met a failure of the world and are not trained on."""
+    """What an update sampled. Neither `lost` nor `unjudged` trajectories are trained on."""
 
     rollouts: Sequence[Rollout]
     lost: Sequence[Trajectory]
+    """They met a failure of the world."""
+    unjudged: Sequence[Trajectory] = ()
+    """The model that judges said nothing usable of them."""
+
+    @property
+    def dropped(self) -> Sequence[Trajectory]:
+        """All that were played and are not trained on."""
+        return [*self.lost, *self.unjudged]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,36 +55,25 @@ class Collector:
             self._play(problem, update=update, group=group, gate=gate)
             for group, problem in enumerate(self.draw_problems(update))
         )
-        results = [each for group in groups for each in group]
         return Harvest(
-            rollouts=[each for each in results if isinstance(each, Rollout)],
-            lost=[each for each in results if isinstance(each, Trajectory)],
+            rollouts=[each for group in groups for each in group.rollouts],
+            lost=[each for group in groups for each in group.lost],
+            unjudged=[each for group in groups for each in group.unjudged],
         )
 
-    async def _play(
-        self, problem: Problem, *, update: int, group: int, gate: asyncio.Semaphore
-    ) -> Sequence[Rollout | Trajectory]:
+    async def _play(self, problem: Problem, *, update: int, group: int, gate: asyncio.Semaphore) -> Harvest:
         """The siblings of one problem."""
         results = await run_all(
             self._roll_out(problem, update=update, group=group, sample=sample, gate=gate)
             for sample in range(self.sizes.samples)
         )
-        rollouts = [each for each in results if isinstance(each, Rollout)]
-        if self.judge is None or not rollouts:
-            return results
-        lost = [each for each in results if isinstance(each, Trajectory)]
-        try:
-            scores = await self.judge.judge(
-                problem,
-                [rollout.trajectory for rollout in rollouts],
-                [rollout.score for rollout in rollouts],
-                about={"update": update, "group": group},
-            )
-        except StorageError:
-            raise
-        except InfrastructureError as error:  # nobody could say what they are worth: lost, not worthless
-            return [*lost, *(_lost(rollout.trajectory, error) for rollout in rollouts)]
-        return [*lost, *(replace(rollout, score=score) for rollout, score in zip(rollouts, scores, strict=True))]
+        harvest = Harvest(
+            rollouts=[each for each in results if isinstance(each, Rollout)],
+            lost=[each for each in results if isinstance(each, Trajectory)],
+        )
+        if self.judge is None or not harvest.rollouts:
+            return harvest
+        return await _judged(harvest, self.judge, problem, about={"update": update, "group": group})
 
     def draw_problems(self, update: int) -> list[Problem]:
         """The update's problems, from shuffled passes over the data; updates count from 1."""
@@ -107,6 +104,27 @@ class Collector:
                 return _lost(trajectory, error)
         score, teacher_logprobs = judged
         return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
+
+
+async def _judged(harvest: Harvest, judge: RubricJudge, problem: Problem, *, about: Mapping[str, Any]) -> Harvest:
+    """A group with what the judge says it is worth. What nobody could judge is dropped: it is not worthless."""
+    rollouts = harvest.rollouts
+    trajectories = [rollout.trajectory for rollout in rollouts]
+    try:
+        scores = await judge.judge(problem, trajectories, [rollout.score for rollout in rollouts], about=about)
+    except StorageError:
+        raise
+    except UnusableReplyError as error:
+        return replace(harvest, rollouts=(), unjudged=[_lost(trajectory, error) for trajectory in trajectories])
+    except InfrastructureError as error:
+        lost = [_lost(trajectory, error) for trajectory in trajectories]
+        return replace(harvest, rollouts=(), lost=[*harvest.lost, *lost])
+    pairs = list(zip(rollouts, scores, strict=True))
+    return replace(
+        harvest,
+        rollouts=[replace(rollout, score=score) for rollout, score in pairs if isinstance(score, Score)],
+        unjudged=[_lost(rollout.trajectory, error) for rollout, error in pairs if not isinstance(error, Score)],
+    )
 
 
 def _lost(trajectory: Trajectory, error: InfrastructureError) -> Trajectory:

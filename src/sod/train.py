@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from sod.agent import Agent, draw_seed, make_agent, run_all
 from sod.batch import Batch, collate
 from sod.chat import Tokenizer, load_tokenizer
-from sod.config import FREE, DataConfig, ModelConfig, TrainConfig, dump
+from sod.config import FREE, DataConfig, ModelConfig, TrainConfig, dump, unread
 from sod.credit import Credit, Trust
 from sod.data import ProblemSet, load_problems, shared_questions
 from sod.errors import CollapseError, DataError, InfrastructureError, ModelError, SignalError, StorageError
@@ -67,7 +67,7 @@ def train(config: TrainConfig, *, listener: Listener = lambda _event, _values: N
         if run.finished:
             listener("finished", {"run": config.run})
             return
-        for message in check_memory(config):
+        for message in (*unread(config), *check_memory(config)):
             listener("warning", {"message": message})
         asyncio.run(_train(config, run, listener))
         run.finish(f"{config.update.num_updates} updates")
@@ -349,12 +349,12 @@ class TrainingLoop:
     def _require_most(self, number: int, harvest: Harvest) -> None:
         """What survives a dying engine are the short trajectories, and of their groups a part: no update is made of
         them."""
-        lost, total = len(harvest.lost), len(harvest.lost) + len(harvest.rollouts)
+        lost, total = len(harvest.dropped), len(harvest.dropped) + len(harvest.rollouts)
         if not harvest.rollouts or lost > max(MIN_LOST, MAX_LOST_SHARE * total):
             self._record_lost(number, harvest)
             raise InfrastructureError(
                 f"update {number}: {lost} of {total} trajectories were lost, so nothing was learned from the rest; the "
-                f"first because: {harvest.lost[0].detail}"
+                f"first because: {harvest.dropped[0].detail}"
             )
 
     async def _harvest(self, number: int) -> Harvest:
@@ -399,6 +399,8 @@ class TrainingLoop:
         credit = self.learner.credit(batch, update=number)
         metrics = trajectory_metrics([r.trajectory for r in rollouts], [r.score for r in rollouts])
         metrics |= lost_metrics(harvest.lost, num_calls=metrics["num_calls"])
+        if self.collector.judge is not None:
+            metrics["unjudged"] = len(harvest.unjudged)
         if self.collector.teachers is not None:
             metrics |= credit.trust.metrics
             metrics |= signal_metrics(
@@ -474,7 +476,7 @@ class TrainingLoop:
         self.run.append("metrics", {"update": number, **metrics})
 
     def _record_lost(self, number: int, harvest: Harvest) -> None:
-        for trajectory in harvest.lost:
+        for trajectory in harvest.dropped:
             self.run.append("trajectories", trajectory_record(trajectory, update=number))
 
     def _heed(self, alarms: Sequence[Alarm]) -> None:

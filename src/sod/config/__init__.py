@@ -16,6 +16,7 @@ from sod.config.rubrics import RubricConfig
 from sod.config.section import Section
 from sod.config.teaching import HintsConfig, TeachingConfig
 from sod.config.training import GuardConfig, OptimizerConfig, SFTConfig, TrainConfig, UpdateConfig
+from sod.config.unread import unread
 
 __all__ = [
     "FREE",
@@ -51,4 +52,5 @@ __all__ = [
     "load",
     "overridden",
     "parse",
+    "unread",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sod.config.section import Section
+from sod.config.section import Section, toml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,16 +192,16 @@ def fill_in(values: Mapping[str, Any]) -> dict[str, Any]:
         section = _section(filled, dotted)
         given = value if section is None else section.setdefault(dotted.partition(".")[2], value)
         if given != value:
-            others = ", ".join(f"{key} = {_toml(other)}" for key, other in method.settings.items() if key != dotted)
+            others = ", ".join(f"{key} = {toml(other)}" for key, other in method.settings.items() if key != dotted)
             raise ValueError(
-                f'method = "{name}" is {dotted} = {_toml(value)}, got {_toml(given)}; leave it out, or set method = '
+                f'method = "{name}" is {dotted} = {toml(value)}, got {toml(given)}; leave it out, or set method = '
                 f'"custom" and all else that {name} is: {others}'
             )
     for dotted, value in {**DEFAULTS.get(name, {}), **PRESETS[preset]}.items():
         section, key = _section(filled, dotted), dotted.partition(".")[2]
         given = value if section is None else section.setdefault(key, value)
         if dotted in DEFAULTS.get(name, {}) and given in ("off", 0) and not dotted.startswith("teaching."):
-            raise ValueError(f'method = "{name}" without {dotted} is plain OPD, got {_toml(given)}; use method = "opd"')
+            raise ValueError(f'method = "{name}" without {dotted} is plain OPD, got {toml(given)}; use method = "opd"')
     return filled
 
 
@@ -216,7 +216,3 @@ def _section(filled: dict[str, Any], dotted: str) -> dict[str, Any] | None:
         return None
     filled[name] = own = dict(section)
     return own
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

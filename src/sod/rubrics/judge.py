@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sod.config.rubrics import RubricConfig
 from sod.errors import StorageError
@@ -39,7 +39,11 @@ SHOWN_CHARS = 60
 
 
 class UnusableReplyError(RubricError):
-    """A model answered twice, and neither answer had the form that was asked for."""
+    """A model answered twice, and neither answer had the form that was asked for: its server is well, it is weak."""
+
+
+Judgement: TypeAlias = Score | UnusableReplyError
+"""What a trajectory is worth, or why its verdict could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +63,9 @@ class RubricJudge(Lifetime):
     Keys come from SOD_RUBRIC_KEY and, where the teacher has a server of its own, SOD_RUBRIC_TEACHER_KEY: no key goes to
     the other server.
 
-    Raises ConfigError for settings that cannot be meant; RubricError, an InfrastructureError, when a server fails or
-    its model twice answers in another form; BudgetError, which is none, when the budget is used up; StorageError when
-    answers or what they cost cannot be written.
+    Raises ConfigError for settings that cannot be meant; RubricError, an InfrastructureError, when a server fails, and
+    of these UnusableReplyError when no rubric could be read; BudgetError, which is none, when the budget is used up;
+    StorageError when answers or what they cost cannot be written.
     """
 
     def __init__(
@@ -113,11 +117,11 @@ class RubricJudge(Lifetime):
         scores: Sequence[Score],
         *,
         about: Mapping[str, Any] | None = None,
-    ) -> list[Score]:
+    ) -> list[Judgement]:
         """The scores of one prompt's siblings with the rubric's reward as `value`; `correct` and `answer` stay.
 
-        `about` goes in front of what is recorded (the update, the group). The first failure cancels the group's other
-        requests and is raised.
+        A verdict that could not be read costs its own trajectory alone. `about` goes in front of what is recorded (the
+        update, the group). Any other failure cancels the group's other requests and is raised.
         """
         assert len(trajectories) == len(scores), f"{len(trajectories)} trajectories with {len(scores)} scores"
         if not trajectories:
@@ -126,7 +130,8 @@ class RubricJudge(Lifetime):
         rubric = await self._rubric(problem, answers, trajectories)
         verdicts = await _all(self._verdicts(problem, rubric, trajectory) for trajectory in trajectories)
         judged = [
-            _judged(score, rubric, met, eps=self._config.eps) for score, met in zip(scores, verdicts, strict=True)
+            met if isinstance(met, UnusableReplyError) else _judged(score, rubric, met, eps=self._config.eps)
+            for score, met in zip(scores, verdicts, strict=True)
         ]
         self._record({**(about or {}), **self._group_record(problem, rubric, trajectories, verdicts, judged)})
         return judged
@@ -168,13 +173,16 @@ class RubricJudge(Lifetime):
 
     async def _verdicts(
         self, problem: Problem, rubric: Sequence[Criterion], trajectory: Trajectory
-    ) -> tuple[bool, ...]:
+    ) -> tuple[bool, ...] | UnusableReplyError:
         """All criteria of one rollout in one request. Siblings that say the same are one question."""
         pieces = problem_pieces(problem) + self._rollout("STUDENT ATTEMPT", trajectory)
         messages = verdict_messages(pieces, criteria=[(criterion.id, criterion.text) for criterion in rubric])
-        return await self._insist(
-            self._verifier, messages, read=lambda text: read_verdicts(text, criteria=rubric), problem=problem
-        )
+        try:
+            return await self._insist(
+                self._verifier, messages, read=lambda text: read_verdicts(text, criteria=rubric), problem=problem
+            )
+        except UnusableReplyError as error:
+            return error
 
     def _rollout(self, name: str, trajectory: Trajectory) -> list[Piece]:
         config = self._config
@@ -231,8 +239,8 @@ class RubricJudge(Lifetime):
         problem: Problem,
         rubric: Sequence[Criterion],
         trajectories: Sequence[Trajectory],
-        verdicts: Sequence[Sequence[bool]],
-        judged: Sequence[Score],
+        verdicts: Sequence[Sequence[bool] | UnusableReplyError],
+        judged: Sequence[Judgement],
     ) -> dict[str, Any]:
         return {
             "problem_id": problem.id,
@@ -241,15 +249,19 @@ class RubricJudge(Lifetime):
             "teacher_model": self._teacher.model,
             "rubric": [{"id": each.id, "text": each.text, "points": each.points} for each in rubric],
             "verdicts": [
-                {
-                    "sample": trajectory.sample,
-                    "met": [criterion.id for criterion, is_met in zip(rubric, met, strict=True) if is_met],
-                    "value": round(score.value, 6),
-                    "correct": score.correct,
-                }
+                {"sample": trajectory.sample, **_verdict_record(rubric, met, score)}
                 for trajectory, met, score in zip(trajectories, verdicts, judged, strict=True)
             ],
         }
+
+
+def _verdict_record(
+    rubric: Sequence[Criterion], met: Sequence[bool] | UnusableReplyError, score: Judgement
+) -> dict[str, Any]:
+    if isinstance(met, UnusableReplyError) or isinstance(score, UnusableReplyError):
+        return {"unusable": str(met)}
+    named = [criterion.id for criterion, is_met in zip(rubric, met, strict=True) if is_met]
+    return {"met": named, "value": round(score.value, 6), "correct": score.correct}
 
 
 def _judged(score: Score, rubric: Sequence[Criterion], met: Sequence[bool], *, eps: float) -> Score:
