@@ -49,6 +49,18 @@ def test_a_new_run(tmp_path: Path) -> None:
     assert run.status["state"] == "finished"
 
 
+def test_a_fact_that_another_session_noted_otherwise_is_found(tmp_path: Path) -> None:
+    with opened(tmp_path / "run") as run:
+        assert run.note("tool", "a")
+    with opened(tmp_path / "run"):
+        pass  # it noted nothing
+    with opened(tmp_path / "run") as run:
+        assert run.note("tool", "a")
+    with opened(tmp_path / "run") as run:
+        assert not run.note("tool", "b")
+        assert run.note("other", 1)
+
+
 def test_an_unfinished_run_is_continued_and_a_finished_one_says_so(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as run:
         run.append("metrics", {"update": 1})

@@ -27,6 +27,7 @@ from sod.tools import (
     make_tools,
     merge_notices,
     render,
+    source_digest,
     strip_fence,
 )
 from sod.traces import Trace
@@ -541,6 +542,18 @@ def test_a_tool_made_by_a_file(search_file: Path) -> None:
 def test_a_tool_made_by_a_module(search_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(search_file.parent))
     assert own("my_search:search")["search"].name == "search"
+
+
+def test_a_tool_is_known_again_by_its_source(search_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(search_file.parent))
+    own("my_search:search")
+    by_file, by_module = ToolConfig(make=f"{search_file}:search"), ToolConfig(make="my_search:search")
+    before = source_digest(by_file)
+    assert len(before) == 16
+    assert source_digest(by_module) == before
+    search_file.write_text(SEARCH + "LIMIT = 4", encoding="utf-8")
+    assert source_digest(by_file) != before
+    assert source_digest(ToolConfig()) == ""
 
 
 def test_calls_of_a_tool_of_your_own_are_checked_too(search_file: Path) -> None:

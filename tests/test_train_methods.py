@@ -23,7 +23,7 @@ from sod.models.hf import HFModel
 from sod.records import trajectory_of
 from sod.runs import read_json
 from sod.teachers import Teacher, privilege_of
-from sod.tools import make_tools
+from sod.tools import CHANGED, make_tools
 from sod.train import train
 from sod.types import Trajectory
 from whole_runs import World, cancel, make_world, records, run, same_metrics, stop_by, weights
@@ -180,6 +180,40 @@ def test_a_copy_needs_what_it_is_to_be_shown(world: World, tmp_path: Path) -> No
     room = {"max_prompt_tokens": 1000, "max_response_tokens": 1790}
     with pytest.raises(ModelError, match="positions of the teacher"):
         run(world.config(tmp_path / "c", teacher=None, method="opsd_hint", agent=room))
+
+
+class Heard(Exception):  # noqa: N818 - no failure
+    """A warning: nothing after it is waited for."""
+
+
+def heard(event: str, values: Mapping[str, Any]) -> None:
+    if event == "warning":
+        raise Heard(values["message"])
+
+
+def test_hints_that_hold_the_answer_and_settings_that_do_nothing_are_said(world: World, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in world.problems.read_text().splitlines()]
+    told = tmp_path / "told.jsonl"
+    told.write_text("\n".join(json.dumps({**row, "hint": f"It comes to {row['answer']}."}) for row in rows))
+    hints = {"teacher": None, "method": "opsd_hint"}
+    with pytest.raises(Heard, match="5 of the first 5 hints hold the final answer"):
+        train(world.config(tmp_path / "a", **hints, data={"path": str(told)}), listener=heard)
+    with pytest.raises(Heard, match=r"weights.delta = 0.5 does nothing with weights.rule = \"uniform\""):
+        train(world.config(tmp_path / "b", **hints, weights={"delta": 0.5}), listener=heard)
+
+
+def test_a_tool_that_changes_between_sessions_is_said(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "my_tool.py"
+    file.write_text(
+        "from sod.tools import CodeInterpreter\n\n"
+        "def make(config, sandbox):\n    return CodeInterpreter(sandbox, config=config)\n"
+    )
+    config = world.config(tmp_path / "run", tool={"make": f"{file}:make"})
+    with pytest.raises(asyncio.CancelledError):
+        train(config, listener=stop_by("update", 1, cancel))
+    file.write_text(file.read_text() + "# mended\n")
+    events = run(config)
+    assert [values["message"] for name, values in events if name == "warning"] == [CHANGED]
 
 
 def test_a_frozen_copy_teaches_while_samples_are_drawn_ahead(world: World, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sod.results import RESULT, fingerprints, left_by, load_sets, read_fingerpri
 from sod.rewards import make_rewards
 from sod.runs import RunDirectory, read_json
 from sod.sandbox import make_sandbox
+from sod.tools import CHANGED, source_digest
 from sod.types import Problem, Trajectory
 
 __all__ = ["Listener", "run_benchmarks", "tell_left_out"]
@@ -108,6 +109,8 @@ async def _evaluate(
             tool=config.tool,
             sampling=config.sampling,
         )
+        if not run.note("tool", source_digest(config.tool)):
+            listener("warning", {"message": CHANGED})
         rewards = make_rewards(config.rewards, sandbox=sandbox)
         _check_prompts(agent, model, problems, config)
         progress.start()

@@ -265,11 +265,15 @@ class RunDirectory:
         finally:
             self.close()
 
-    def note(self, key: str, value: Any) -> None:
-        """Adds a fact to this session in run.json: what is only known once something has started."""
+    def note(self, key: str, value: Any) -> bool:
+        """Adds a fact to this session in run.json: what is only known once something has started. False when another
+        fact was noted last."""
         description = read_json(self.path / "run.json")
-        description["sessions"][-1][key] = value
+        *before, session = description["sessions"]
+        session[key] = value
         self.write_json("run.json", description)
+        noted = [earlier[key] for earlier in before if key in earlier]
+        return not noted or noted[-1] == value
 
     def _describe(self, command: str) -> None:
         """run.json: the first session's facts, then one entry per session that took it up."""

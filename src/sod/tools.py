@@ -20,6 +20,7 @@ from sod.sandbox import ExecutionResult, ExecutionStatus, Sandbox
 from sod.types import MalformedCall, ToolCall, ToolResult, ToolStatus
 
 __all__ = [
+    "CHANGED",
     "CodeInterpreter",
     "Tool",
     "as_released",
@@ -28,6 +29,7 @@ __all__ = [
     "make_tools",
     "merge_notices",
     "refusal",
+    "source_digest",
     "strip_fence",
 ]
 
@@ -271,6 +273,18 @@ def _shape(value: Any) -> str:
     if not isinstance(value, Mapping):
         return f"a {type(value).__name__}"
     return f"keys {', '.join(map(str, value)) or '(none)'}"
+
+
+CHANGED = "the file of tool.make is another than in the session before: results before and after are of two tools"
+"""Said when a run goes on and its `source_digest` is another."""
+
+
+def source_digest(config: ToolConfig) -> str:
+    """A hash of the file that `tool.make` names, by which a run knows the tool again; "" for the code interpreter and
+    for what has no source. Only after `make_tools`, which refuses what is not there."""
+    where = config.make.rpartition(":")[0]
+    found = where if where.endswith(".py") else getattr(sys.modules.get(where), "__file__", None)
+    return hashlib.sha256(Path(found).read_bytes()).hexdigest()[:16] if found and Path(found).is_file() else ""
 
 
 def _interpreter(config: ToolConfig, sandbox: Sandbox | None) -> Tool:

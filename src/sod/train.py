@@ -27,6 +27,7 @@ from sod.data import ProblemSet, load_problems, shared_questions
 from sod.errors import CollapseError, DataError, InfrastructureError, ModelError, SignalError, StorageError
 from sod.evaluate import evaluate, summary
 from sod.guards import Alarm, Guards
+from sod.hints import leaks
 from sod.learner import Learner
 from sod.memory import check as check_memory
 from sod.metrics import lost_metrics, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
@@ -43,6 +44,7 @@ from sod.rubrics import RubricJudge
 from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox, make_sandbox
 from sod.teachers import PROBE_EPISODES, Share, Teacher, open_teachers, teachers_of
+from sod.tools import CHANGED, source_digest
 from sod.types import Problem
 
 MIN_LOST = 2
@@ -50,6 +52,9 @@ MIN_LOST = 2
 
 MAX_LOST_SHARE = 0.25
 """An update that lost a larger share is not learned from."""
+
+NUM_HINTS_READ = 200
+"""Hints that are searched for the answer at the start."""
 
 ROUNDING = 1e-5
 """Nats by which float32 log-probs of one model differ between two forwards: a smaller teacher term is no signal."""
@@ -107,6 +112,18 @@ def _warn_of_shared(problems: Sequence[Problem], held_out: Sequence[Problem], li
         listener("warning", {"message": message})
 
 
+def _warn_of_leaks(problems: Sequence[Problem], listener: Listener) -> None:
+    """A hint that holds the answer makes a teacher that was told it. Comparing takes a while, so the first are read."""
+    read = [problem for problem in problems if problem.hint][:NUM_HINTS_READ]
+    told = [problem.id for problem in read if leaks(problem.hint, problem)]
+    if told:
+        message = (
+            f"{len(told)} of the first {len(read)} hints hold the final answer ({', '.join(told[:3])}, ...): the "
+            "teacher is told it; `sod hints` writes hints that do not"
+        )
+        listener("warning", {"message": message})
+
+
 async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> None:
     """Open everything that a run needs, check it, and run the loop."""
     checkpoint = run.latest_checkpoint()
@@ -115,6 +132,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
     problems: Sequence[Problem] = loaded
     held_out = _load(config.evaluation, listener) if config.evaluation else ()
     _warn_of_shared(problems, held_out, listener)
+    if config.teaching.shows == "hint":
+        _warn_of_leaks(problems, listener)
     tokenizer = load_tokenizer(config.student.path)
     latest = config.student.model_copy(update={"path": str(checkpoint / "model")}) if checkpoint else config.student
     learner = _learner(config, latest)
@@ -128,6 +147,8 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         run.note("sandbox", sandbox.layers)
         listener("sandbox", {"layers": sandbox.layers})
         agent = agent_of(config, policy, tokenizer, sandbox)
+        if not run.note("tool", source_digest(config.tool)):
+            listener("warning", {"message": CHANGED})
         if config.data.too_long == "leave_out":
             problems = _that_fit(problems, agent, listener)
         if isinstance(models.default, HFModel):
