@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sod import cli
 from sod.benchmark import run_benchmarks
 from sod.comparison import compare_runs, problem_means
 from sod.config import EvalConfig, dump, parse
 from sod.demo import world
 from sod.errors import ConfigError, DataError, InfrastructureError
+from sod.estimates import mean_over_seeds
 from sod.records import trajectory_of, unsealed
 from sod.regrade import regrade
 from sod.results import RESULT
@@ -448,6 +451,28 @@ def test_two_runs_compared(settings: dict[str, Any], tmp_path: Path) -> None:
     )
     same = compare_runs(settings["run"], settings["run"])
     assert (same.overall.difference, same.overall.p_value, same.warnings) == (0.0, 1.0, ())
+
+
+def test_two_methods_compared_by_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Seeds are paired by name; the interval is the one over seeds and problems."""
+    for side, temperature in (("cold", 0.1), ("hot", 2.0)):
+        for seed in (0, 1):
+            run = {"run": str(tmp_path / f"{side}-{seed}"), "seed": seed, "sampling": {"temperature": temperature}}
+            run_benchmarks(config(settings, samples=1, **run))
+    cold, hot = ([tmp_path / f"{side}-{seed}" for seed in (0, 1)] for side in ("cold", "hot"))
+    found = compare_runs(cold, hot)
+    assert found.pairs == tuple(zip(cold, hot, strict=True))
+    means = [[problem_means(run)["test"] for run in side] for side in (cold, hot)]
+    rows = [[new[key] - old[key] for key in old] for old, new in zip(*means, strict=True)]
+    wanted = mean_over_seeds(rows)
+    assert (found.overall.difference, found.overall.low) == (pytest.approx(wanted.value), pytest.approx(wanted.low))
+    assert found.overall.p_value == pytest.approx(wanted.p_value)
+    assert found.warnings == ("these settings differ between the runs: sampling",)
+    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path / "cold-?"), str(tmp_path / "hot-?")])
+    assert result.exit_code == 0, result.output
+    assert "2 seeds, paired: " in result.output
+    with pytest.raises(DataError, match=r"as many runs, one a seed, got 2 and 1; leave the others out"):
+        compare_runs(cold, hot[:1])
 
 
 def test_two_wordings_of_one_question_are_paired_and_told(settings: dict[str, Any], tmp_path: Path) -> None:

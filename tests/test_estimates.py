@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,8 +13,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import one_hot
 
 from sod.estimates import (
     MAX_ENUMERATED,
@@ -22,8 +25,10 @@ from sod.estimates import (
     Estimate,
     average_at_k,
     compare,
+    holm,
     majority_at_k,
     mean_over_problems,
+    mean_over_seeds,
     pass_at_k,
     student_t_95,
 )
@@ -449,3 +454,71 @@ def test_a_paired_test_needs_pairs(before: list[float], after: list[float]) -> N
 def test_a_paired_test_is_of_shares() -> None:
     with pytest.raises(ValueError, match=r"one share in \[0, 1\] for each problem, got -0.5 among 4"):
         compare([0.5, -0.5], [0.5, 0.5])
+
+
+# ---- several seeds
+
+
+def test_intervals_of_seeds_and_problems_hold_what_they_promise() -> None:
+    """3 seeds x 60 problems around 0, with effects of both: about 95 % of the intervals hold 0."""
+    generator = torch.Generator().manual_seed(1)
+    held = 0
+    for _ in range(200):
+        seed, problem = (torch.randn(n, generator=generator) for n in (3, 60))
+        rest = torch.randn(3, 60, generator=generator)
+        found = mean_over_seeds((0.05 * seed[:, None] + 0.3 * problem + 0.2 * rest).tolist())
+        held += found.low <= 0.0 <= found.high
+    assert 182 <= held <= 200
+
+
+@pytest.mark.parametrize(("num_seeds", "share"), [(3, 0.026), (2, 0.059)])
+def test_how_often_p_errs_is_as_told(num_seeds: int, share: float) -> None:
+    """Methods that are alike, seeds with a standard deviation of 3 points: the table of `mean_over_seeds`."""
+    generator, num_draws, below = torch.Generator().manual_seed(5), 1000, 0
+
+    def method(easy_P: torch.Tensor) -> torch.Tensor:
+        share_SP = (easy_P + 0.03 * torch.randn(num_seeds, 1, generator=generator)).clamp(0.02, 0.98)
+        return torch.stack([torch.bernoulli(share_SP, generator=generator) for _ in range(4)]).mean(0)
+
+    for _ in range(num_draws):
+        easy_P = (0.25 * torch.randn(150, generator=generator) + 0.5).clamp(0.05, 0.95)
+        below += mean_over_seeds((method(easy_P) - method(easy_P)).tolist()).p_value < 0.05
+    assert below / num_draws == pytest.approx(share, abs=3.5 * math.sqrt(share / num_draws))
+
+
+def test_the_error_of_a_mean_over_seeds_is_what_drawing_both_again_gives() -> None:
+    """A bootstrap of seeds and of problems, effects stretched by sqrt(n / (n - 1)): n draws of n spread less than they
+    stand for."""
+    generator = torch.Generator().manual_seed(3)
+    mean_SP = 0.3 * torch.rand(4, 1, generator=generator) + torch.rand(4, 30, generator=generator).double()
+    value = mean_SP.mean()
+    seed_S, problem_P = mean_SP.mean(1) - value, mean_SP.mean(0) - value
+    rest_SP = mean_SP - value - seed_S[:, None] - problem_P
+    drawn_S, drawn_P = (torch.randint(n, (40_000, n), generator=generator) for n in (4, 30))
+    share_RS, share_RP = (one_hot(drawn).double().mean(1) for drawn in (drawn_S, drawn_P))
+    drawn_R = share_RS @ seed_S * (4 / 3) ** 0.5 + share_RP @ problem_P * (30 / 29) ** 0.5
+    drawn_R += (share_RS @ rest_SP * share_RP).sum(1)
+    assert mean_over_seeds(mean_SP.tolist()).standard_error == pytest.approx(float(drawn_R.std()), rel=0.02)
+
+
+def test_one_seed_is_an_interval_of_problems() -> None:
+    problems = [0.1, 0.5, 0.9, 0.4]
+    found = mean_over_seeds([problems])
+    assert found.standard_error == pytest.approx(statistics.stdev(problems) / 2)
+    assert (found.num_seeds, found.num_problems, found.freedom) == (1, 4, 3)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    problems = [0.1, 0.5, 0.9, 0.4] * 10
+    alike = mean_over_seeds([problems, problems, problems])
+    apart = mean_over_seeds([[p - 0.1 for p in problems], problems, [p + 0.1 for p in problems]])
+    assert alike.value == pytest.approx(apart.value)
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
+    with pytest.raises(ValueError, match="same problems"):
+        mean_over_seeds([[1.0, 0.0], [1.0]])
+
+
+def test_holm_corrects_by_rank() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

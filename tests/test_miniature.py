@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,20 +182,6 @@ def test_an_empty_folder_is_no_study(tmp_path: Path) -> None:
 # ---- estimates
 
 
-def test_intervals_of_seeds_and_problems_hold_what_they_promise() -> None:
-    """3 seeds x 60 problems around 0, with effects of both: about 95 % of the intervals hold 0."""
-    generator = torch.Generator().manual_seed(1)
-    held = 0
-    for trial in range(200):
-        seed, problem = (torch.randn(n, generator=generator) for n in (3, 60))
-        rest = torch.randn(3, 60, generator=generator)
-        found = results.two_way(
-            (0.05 * seed[:, None] + 0.3 * problem + 0.2 * rest).tolist(), num_resamples=400, seed=trial
-        )
-        held += found.low <= 0.0 <= found.high
-    assert 182 <= held <= 200
-
-
 def of_seeds(rows: torch.Tensor) -> results.Cell:
     """A method whose problem means are `rows[seed, problem]`."""
     rest: dict[str, Any] = {"path": Path(), "samples": 4, "tool_calls": 0.0, "alarms": {}, "commit": ""}
@@ -208,12 +193,11 @@ def of_seeds(rows: torch.Tensor) -> results.Cell:
     return results.Cell(method="m", place="naive", outcomes=outcomes, missing={})
 
 
-def test_p_knows_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p_knows_of_seeds() -> None:
     """Two methods that are alike, 3 seeds x 150 problems x 4 samples, seeds with a standard deviation of 3 points.
 
-    p < .05 in about 3 % of 300 draws. Signs flipped by problem take the seeds as fixed and say so in about 30 %.
+    p < .05 in about 3 % of 100 draws. Signs flipped by problem take the seeds as fixed and say so in about 30 %.
     """
-    monkeypatch.setattr(results, "two_way", partial(results.two_way, num_resamples=400))
     generator = torch.Generator().manual_seed(2)
 
     def method(easy_P: torch.Tensor) -> results.Cell:
@@ -221,15 +205,14 @@ def test_p_knows_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
         return of_seeds(torch.stack([torch.bernoulli(share_SP, generator=generator) for _ in range(4)]).mean(0))
 
     found = []
-    for _ in range(300):
+    for _ in range(100):
         easy_P = (0.25 * torch.randn(150, generator=generator) + 0.5).clamp(0.05, 0.95)
         each = results.difference(method(easy_P), method(easy_P))
         assert each is not None
         found.append(each)
     p_values = [each.p_value or 0.0 for each in found]
-    assert 3 <= sum(p < 0.05 for p in p_values) <= 22
-    assert sum(p < 0.05 / 40 for p in p_values) <= 4
-    assert sum(each.p_problems_seeds_fixed < 0.05 for each in found) >= 60
+    assert sum(p < 0.05 for p in p_values) <= 10
+    assert sum(each.p_problems_seeds_fixed < 0.05 for each in found) >= 20
     without_0 = [each.interval.low > 0.0 or each.interval.high < 0.0 for each in found]
     assert without_0 == [p < 0.05 for p in p_values]
 
@@ -247,22 +230,6 @@ def test_p_of_a_difference_that_is_there() -> None:
     alike = results.difference(of_seeds(easy_P.expand(3, 60)), of_seeds(easy_P.expand(3, 60)))
     assert alike is not None
     assert alike.p_value == 1.0
-
-
-def test_seeds_that_differ_widen_the_interval() -> None:
-    problems = [0.1, 0.5, 0.9, 0.4] * 10
-    alike = results.two_way([problems, problems, problems])
-    apart = results.two_way([[p - 0.1 for p in problems], problems, [p + 0.1 for p in problems]])
-    assert alike.value == pytest.approx(apart.value)
-    assert apart.high - apart.low > 2 * (alike.high - alike.low)
-    with pytest.raises(ValueError, match="same problems"):
-        results.two_way([[1.0, 0.0], [1.0]])
-
-
-def test_holm_corrects_by_rank() -> None:
-    assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert results.holm([0.5, 0.9]) == [1.0, 1.0]
-    assert results.holm([]) == []
 
 
 def test_rank_correlation_with_ties() -> None:

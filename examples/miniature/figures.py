@@ -259,8 +259,8 @@ def draw_gains(plan: Plan) -> str:
             grid[0][column].set_title(f"teacher: {world}")
     return (
         "Figure 3 in miniature: gain in avg@k over the start, by student size (rows) and teacher (columns). Points: "
-        "means over seeds and problems, paired; bars: 95 %, two-way bootstrap over both (results.py), not corrected "
-        f"for their number; of one seed (n = 1) over problems only; n: seeds. {SHARED} {DESIGNED_HERE}"
+        "means over seeds and problems, paired; bars: 95 %, of other seeds on other problems (mean_over_seeds), not "
+        f"corrected for their number; of one seed (n = 1) over problems only; n: seeds. {SHARED} {DESIGNED_HERE}"
     )
 
 

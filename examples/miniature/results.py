@@ -5,27 +5,12 @@
 A run counts when it was trained and all samples of its evaluation were graded. Every number is made of problem means:
 the share of right samples by seed and problem.
 
-**Interval** (two-way bootstrap). Both seeds and problems were drawn, so both are drawn again. The means m[s, p] are cut
-into grand mean + seed effect + problem effect + rest. A resample draws S seeds and P problems with replacement and adds
-up the drawn effects and the rests of the drawn seeds on the drawn problems; effects are stretched by sqrt(n / (n - 1)),
-because n draws of n values spread less than they stand for. The interval is mean +- t * SE, SE the standard deviation
-of the resamples, t Student's with Satterthwaite's degrees of freedom: with three seeds that differ much, nearly 4.3. Of
-a difference the matrix is one method's means less the other's, on the seeds and problems that both have. One seed alone
-tells nothing about seeds: then the interval is of problems only, and says so.
-
-**p** is of the same statistic, value / SE under the same Student's t: below 0.05 just where the interval is without 0.
-Bold asks for more, Holm's p below 0.05 within the family of comparisons of one kind of table. Comparisons of one seed
-have no p, are in no family and never bold. In simulations of methods that are alike (150 problems, 4 samples, 2000
-draws) it came below 0.05, and below 0.05 / 40, so often (%), by the standard deviation of seeds:
-
-    seeds   1.5 points   3 points     6 points
-    3       1.1, 0       3.2, 0.2     5.9, 0.7
-    2       2.6, 0.05    6.2, 0.5     10, 3
-
-So with three seeds p is careful at 5 %; far out in the tail, where Holm looks (0.125 %), it is too bold where seeds
-differ by 3 points or more, since a few seeds can be alike by chance; with two seeds more so. A sign flip of problems
-takes the seeds as fixed: with three it came below 0.05 in 14, 35 and 50 % of such draws. It is kept in the JSON as
-`p_problems_seeds_fixed`, the p of these very students on other problems.
+Intervals and p are `sod.estimates.mean_over_seeds`: both seeds and problems were drawn. Of a difference they are of one
+method's means less the other's, on the seeds and problems that both have. Bold asks for more, Holm's p below 0.05
+within the family of comparisons of one kind of table. Comparisons of one seed have no p, are in no family and never
+bold. A sign flip of problems takes the seeds as fixed: of methods that are alike, three seeds each that differ by 1.5,
+3 or 6 points, it came below 0.05 in 14, 35 and 50 % of draws. It is kept in the JSON as `p_problems_seeds_fixed`, the p
+of these very students on other problems.
 """
 
 from __future__ import annotations
@@ -33,20 +18,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
-
-import torch
 
 from sod.comparison import problem_means
 from sod.errors import DataError, SodError
-from sod.estimates import TINY, compare, student_t_95, student_t_within
+from sod.estimates import SeedsMean, compare, holm, mean_over_seeds
 from sod.runs import read_json, read_records, read_trajectories
 
 HERE = Path(__file__).parent
@@ -111,7 +93,6 @@ DESIGNED_HERE = (
     "not out of sample."
 )
 ALPHA = 0.05
-NUM_RESAMPLES = 4000
 
 
 # ---- what is on disk
@@ -273,32 +254,11 @@ def _commit_of(run: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """A mean over seeds and problems with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    num_seeds: int
-    num_problems: int
-    standard_error: float
-    freedom: int
-    """Degrees of freedom of its Student's t."""
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided, of the value against 0; below 0.05 just where the interval is without 0."""
-        if self.standard_error < TINY:
-            return float(abs(self.value) < TINY)
-        return max(0.0, 1.0 - student_t_within(abs(self.value) / self.standard_error, self.freedom))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
     """A method less another, paired by seed and problem. `holm` is p corrected within its family."""
 
     against: str
-    interval: Interval
+    interval: SeedsMean
     p_problems_seeds_fixed: float
     """Of sign flips by problem, means over seeds: of these very students, whatever other seeds would have done."""
     holm: float | None = None
@@ -314,64 +274,11 @@ class Difference:
         return self.holm is not None and self.holm < ALPHA
 
 
-def two_way(rows: Sequence[Sequence[float]], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of a matrix (seeds, problems) with the interval of the module's docstring.
-
-    `[[1, 0], [0, 1]] -> 0.5 +- much`. Raises ValueError for no values, or rows of different length.
-    """
-    if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
-        raise ValueError(f"a mean needs seeds with the same problems, got {len(rows)} of {[len(row) for row in rows]}")
-    mean_SP = torch.tensor(rows, dtype=torch.float64)
-    num_seeds, num_problems = mean_SP.shape
-    value = float(mean_SP.mean())
-    seed_S, problem_P = mean_SP.mean(1) - value, mean_SP.mean(0) - value
-    rest_SP = mean_SP - value - seed_S[:, None] - problem_P
-    generator = torch.Generator().manual_seed(seed)
-    share_RS = _drawn(num_resamples, num_seeds, generator)
-    share_RP = _drawn(num_resamples, num_problems, generator)
-    drawn_R = (
-        share_RS @ seed_S * _stretch(num_seeds)
-        + share_RP @ problem_P * _stretch(num_problems)
-        + (share_RS @ rest_SP * share_RP).sum(1)
-    )
-    error, freedom = float(drawn_R.std()), _freedom(seed_S, problem_P)
-    reach = error * student_t_95(freedom)
-    return Interval(
-        value=value,
-        low=value - reach,
-        high=value + reach,
-        num_seeds=num_seeds,
-        num_problems=num_problems,
-        standard_error=error,
-        freedom=freedom,
-    )
-
-
-def _drawn(num_resamples: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """How large a share of a resample each of `count` things is."""
-    index = torch.randint(count, (num_resamples, count), generator=generator)
-    ones = torch.ones(index.shape, dtype=torch.float64)
-    return torch.zeros(num_resamples, count, dtype=torch.float64).scatter_add_(1, index, ones) / count
-
-
-def _stretch(count: int) -> float:
-    return math.sqrt(count / (count - 1)) if count > 1 else 1.0
-
-
-def _freedom(*effects: torch.Tensor) -> int:
-    """Satterthwaite's, of the sum of the variances of means of so many effects."""
-    variances = [(variance(effect.tolist()) / len(effect), len(effect) - 1) for effect in effects if len(effect) > 1]
-    squares = sum(each**2 / freedom for each, freedom in variances)
-    if not squares:
-        return max((freedom for _, freedom in variances), default=1)
-    return max(1, int(sum(each for each, _ in variances) ** 2 / squares + 1e-9))
-
-
-def average(cell: Cell) -> Interval:
+def average(cell: Cell) -> SeedsMean:
     """avg@k of a cell, within [0, 1]."""
     outcomes = list(cell.outcomes.values())
     keys = sorted(set.intersection(*(set(each.means) for each in outcomes)))
-    found = two_way([[each.means[key] for key in keys] for each in outcomes])
+    found = mean_over_seeds([[each.means[key] for key in keys] for each in outcomes])
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
@@ -387,18 +294,9 @@ def difference(cell: Cell, other: Cell) -> Difference | None:
     before, after = ([fmean(pair[side][key] for pair in pairs) for key in keys] for side in (1, 0))
     return Difference(
         against=other.method,
-        interval=two_way([[mine[key] - theirs[key] for key in keys] for mine, theirs in pairs]),
+        interval=mean_over_seeds([[mine[key] - theirs[key] for key in keys] for mine, theirs in pairs]),
         p_problems_seeds_fixed=compare(before, after, num_resamples=100).p_value,  # its interval is not used
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) corrected p-values, in the order given. `[.01, .04, .03] -> [.03, .06, .06]`."""
-    corrected, least = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = least
-    return corrected
 
 
 # ---- tables
@@ -411,7 +309,7 @@ class Row:
     world: str
     size: str
     cell: Cell
-    average: Interval | None
+    average: SeedsMean | None
     differences: Mapping[str, Difference]
 
 
@@ -563,7 +461,7 @@ def _absent(cell: Cell) -> str:
     return f"**missing**: {', '.join(sorted(set(cell.missing.values())))}"
 
 
-def _interval(found: Interval) -> str:
+def _interval(found: SeedsMean) -> str:
     alone = " (problems only)" if found.num_seeds == 1 else ""
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]{alone}"
 
@@ -626,9 +524,9 @@ def _unhelpful(tables: Tables) -> Iterator[str]:
 
 def _notes(tables: Tables) -> Iterator[str]:
     yield (
-        f"- avg: mean over seeds and problems. Interval: 95 %, two-way bootstrap over seeds and problems "
-        f"({NUM_RESAMPLES} resamples; effects of seeds and of problems drawn apart and stretched by sqrt(n / (n - 1)), "
-        "Student's t with Satterthwaite's degrees of freedom). With one seed: over problems only."
+        "- avg: mean over seeds and problems. Interval: 95 %, of other seeds on other problems (crossed effects of "
+        "seeds and problems, Student's t with Satterthwaite's degrees of freedom: `sod.estimates.mean_over_seeds`). "
+        "With one seed: over problems only."
     )
     yield (
         "- less X: percentage points, paired by problem and seed. p: of the interval's own statistic, value / standard "
@@ -638,9 +536,9 @@ def _notes(tables: Tables) -> Iterator[str]:
     yield (
         f"- Holm: p corrected within a family. All differences of the main tables are one family "
         f"({tables.families['main']}), all of the ablation tables another ({tables.families['ablations']}). **Bold**: "
-        f"Holm's p below {ALPHA}, from two seeds or more: here called beyond noise. How often p errs is simulated in "
-        "results.py: with three seeds it is careful; of two, or where seeds differ by 3 points or more, it is too bold "
-        "far out, where Holm looks."
+        f"Holm's p below {ALPHA}, from two seeds or more: here called beyond noise. How often p errs is simulated "
+        "there: with three seeds it is careful; of two, or where seeds differ by 3 points or more, it is too bold far "
+        "out, where Holm looks."
     )
     yield (
         "- Not bold is not the same: three seeds seldom show a difference of a few points, least of all after the "
@@ -711,7 +609,6 @@ def main() -> int:
     parser.add_argument("--write", type=Path, default=Path("docs/results"), help="folder of the tables")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="those that are expected; default: all found")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     command = command_line(parser, given)
     try:
         tables = make_tables(read_study(given.out, seeds=given.seeds))

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from glob import glob
 from io import TextIOWrapper
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -288,13 +289,18 @@ def _regrade(run: str, config: str | None, overrides: Sequence[str]) -> None:
 
 @app.command()
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Run directory of an evaluation.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Run directory of another, on the same problems.")],
+    before: Annotated[
+        str, typer.Argument(metavar="BEFORE", help='Run directory of an evaluation, or of several seeds: "runs/opd-*".')
+    ],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="Run directory of another, on the same problems.")],
 ) -> None:
-    """Two evaluations problem by problem: the difference, its interval, and how likely chance alone gives it."""
+    """Two evaluations problem by problem: the difference, its interval, and how likely chance alone gives it.
+
+    With a pattern in quotes for each side, one run a seed: two methods, on other seeds and problems.
+    """
     from sod.comparison import compare_runs
 
-    found = compare_runs(before, after)
+    found = compare_runs(_matching(before), _matching(after))
     table = _plain_table("benchmark", "n", "before", "after", "difference [95 %]", "p")
     rows = [(each.name, each.num_problems, each.before, each.after, each.comparison) for each in found.benchmarks]
     for name, count, old, new, paired in rows:
@@ -303,8 +309,16 @@ def compare(
         total = sum(count for _, count, *_ in rows)
         table.add_row("all", str(total), "", "", _difference(found.overall), f"{found.overall.p_value:.2g}")
     _print_wide(table)
+    if len(found.pairs) > 1:
+        _say(f"{len(found.pairs)} seeds, paired: " + "; ".join(f"{old} and {new}" for old, new in found.pairs))
     for warning in found.warnings:
         _say(f"Warning: {warning}.")
+
+
+def _matching(pattern: str) -> list[Path]:
+    """A run, or those that a pattern stands for in the order of their names: `"runs/opd-[0-2]"`."""
+    path = Path(pattern)
+    return [path] if path.exists() else [Path(each) for each in sorted(glob(pattern)) if Path(each).is_dir()] or [path]
 
 
 def _difference(paired: Comparison) -> str:

@@ -1,14 +1,21 @@
-"""`sod compare`: two evaluations of the same problems, paired."""
+"""`sod compare`: two evaluations of the same problems, or of two methods by several seeds, paired.
+
+    found = compare_runs("runs/opd", "runs/sod")
+    found = compare_runs(["runs/opd-0", "runs/opd-1", "runs/opd-2"], ["runs/sod-0", "runs/sod-1", "runs/sod-2"])
+
+Two runs say whether these two models differ on other problems; several seeds a side, whether the methods do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeAlias
 
 from sod.errors import DataError
-from sod.estimates import Comparison, compare
+from sod.estimates import Comparison, compare, mean_over_seeds
 from sod.results import RESULT, Fingerprint, read_fingerprints, samples_in
 from sod.runs import read_json
 
@@ -18,9 +25,12 @@ _EXPECTED = ("run", "model", "benchmarks", "limit", "price")
 """Settings that may differ, or that the pairing looks after itself."""
 
 
+Paths: TypeAlias = str | Path | Sequence[str | Path]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkComparison:
-    """One benchmark in both runs: mean shares of right samples, and the paired comparison of problems."""
+    """One benchmark on both sides: mean shares of right samples, and the paired comparison."""
 
     name: str
     num_problems: int
@@ -35,25 +45,50 @@ class RunComparison:
 
     benchmarks: tuple[BenchmarkComparison, ...]
     overall: Comparison
+    pairs: tuple[tuple[Path, Path], ...]
+    """The runs, one pair a seed."""
     warnings: tuple[str, ...]
 
 
-def compare_runs(before: str | Path, after: str | Path) -> RunComparison:
-    """Compare problem by problem. Raises DataError for what is no evaluation, or when the runs share no problem."""
-    old, new = _Run.read(Path(before)), _Run.read(Path(after))
-    pairs = {name: _paired(name, old, new) for name in old.means if name in new.means}
-    pairs = {name: both for name, both in pairs.items() if both}
-    if not pairs:
+Pair: TypeAlias = tuple[float, float]
+"""A problem's share of right samples before and after."""
+
+
+def compare_runs(before: Paths, after: Paths) -> RunComparison:
+    """Compare problem by problem, and seed by seed where there are several: in the order given.
+
+    Raises DataError for what is no evaluation, when the sides have not as many runs, or share no problem.
+    """
+    sides = [_runs(before), _runs(after)]
+    if len(sides[0]) != len(sides[1]):
         raise DataError(
-            f"two runs must share problems of a benchmark, got {', '.join(old.means) or 'none'} in {before} and "
-            f"{', '.join(new.means) or 'none'} in {after}, with no question in common"
+            f"both sides must have as many runs, one a seed, got {len(sides[0])} and {len(sides[1])}; leave the others "
+            "out, or compare two runs"
         )
-    every = [pair for both in pairs.values() for pair in both]
+    pairs = list(zip(*sides, strict=True))
+    seeds = [_paired(old, new) for old, new in pairs]
+    shared = [key for key in seeds[0] if all(key in seed for seed in seeds)]
+    if not shared:
+        old, new = pairs[0]
+        raise DataError(
+            f"the runs must share problems of a benchmark, got {', '.join(old.means) or 'none'} in {old.path} and "
+            f"{', '.join(new.means) or 'none'} in {new.path}, with no question in common"
+        )
+    rows = {
+        name: [[seed[key] for key in shared if key[0] == name] for seed in seeds]
+        for name in dict.fromkeys(name for name, _ in shared)
+    }
+    warnings = [line for old, new in pairs for line in _warnings(old, new, num_pairs=len(shared))]
     return RunComparison(
-        benchmarks=tuple(_benchmark(name, both) for name, both in pairs.items()),
-        overall=_compared(every),
-        warnings=tuple(_warnings(old, new, num_pairs=len(every))),
+        benchmarks=tuple(_benchmark(name, each) for name, each in rows.items()),
+        overall=_compared([[seed[key] for key in shared] for seed in seeds]),
+        pairs=tuple((old.path, new.path) for old, new in pairs),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _runs(paths: Paths) -> list[_Run]:
+    return [_Run.read(Path(path)) for path in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,14 +129,17 @@ def problem_means(run: str | Path) -> dict[str, dict[str, float]]:
     }
 
 
-def _paired(name: str, old: _Run, new: _Run) -> list[tuple[float, float]]:
-    """Problems with one id and one question: an id alone may be a row's number in two different files."""
-    before, after = old.problems.get(name, {}), new.problems.get(name, {})
-    return [
-        (mean, new.means[name][key])
-        for key, mean in old.means[name].items()
-        if key in new.means[name] and key in before and key in after and before[key].question == after[key].question
-    ]
+def _paired(old: _Run, new: _Run) -> dict[tuple[str, str], Pair]:
+    """By benchmark and problem: those with one id and one question, as an id alone may be a row's number in two
+    different files."""
+    found: dict[tuple[str, str], Pair] = {}
+    for name in [name for name in old.means if name in new.means]:
+        before, after = old.problems.get(name, {}), new.problems.get(name, {})
+        for key, mean in old.means[name].items():
+            known = key in new.means[name] and key in before and key in after
+            if known and before[key].question == after[key].question:
+                found[name, key] = (mean, new.means[name][key])
+    return found
 
 
 def _warnings(old: _Run, new: _Run, *, num_pairs: int) -> list[str]:
@@ -130,16 +168,16 @@ def _num_other(what: str, old: _Run, new: _Run) -> int:
     )
 
 
-def _benchmark(name: str, pairs: list[tuple[float, float]]) -> BenchmarkComparison:
-    before, after = zip(*pairs, strict=True)
+def _benchmark(name: str, rows: Sequence[Sequence[Pair]]) -> BenchmarkComparison:
+    before, after = (fmean(pair[side] for row in rows for pair in row) for side in (0, 1))
     return BenchmarkComparison(
-        name=name,
-        num_problems=len(pairs),
-        before=sum(before) / len(pairs),
-        after=sum(after) / len(pairs),
-        comparison=_compared(pairs),
+        name=name, num_problems=len(rows[0]), before=before, after=after, comparison=_compared(rows)
     )
 
 
-def _compared(pairs: list[tuple[float, float]]) -> Comparison:
-    return compare([before for before, _ in pairs], [after for _, after in pairs])
+def _compared(rows: Sequence[Sequence[Pair]]) -> Comparison:
+    """Of pairs by seed and problem."""
+    if len(rows) == 1:
+        return compare([before for before, _ in rows[0]], [after for _, after in rows[0]])
+    found = mean_over_seeds([[after - before for before, after in row] for row in rows])
+    return Comparison(difference=found.value, low=found.low, high=found.high, p_value=found.p_value)

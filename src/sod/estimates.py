@@ -1,4 +1,4 @@
-"""Estimates from k samples a problem: avg@k, pass@k, maj@k, their intervals, and the paired comparison of two runs.
+"""Estimates from k samples a problem: avg@k, pass@k, maj@k, their intervals, and comparisons of runs and of methods.
 
 Problems are what was drawn; samples within one are not independent (Miller 2024, "Adding error bars to evals"). Every
 interval and test here therefore works on one value a problem. `tests/test_estimates.py` simulates what they promise.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from operator import getitem
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, variance
 
 NORMAL_95 = 1.959963984540054
 """The normal quantile of a two-sided 95 % interval."""
@@ -50,6 +50,28 @@ class Comparison:
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedsMean:
+    """A mean over seeds and problems with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    num_seeds: int
+    num_problems: int
+    standard_error: float
+    freedom: int
+    """Degrees of freedom of its Student's t."""
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of the value against 0; below 0.05 just where the interval is without 0. Of one seed it is about
+        these very weights on other problems."""
+        if self.standard_error < TINY:
+            return float(abs(self.value) < TINY)
+        return max(0.0, 1.0 - student_t_within(abs(self.value) / self.standard_error, self.freedom))
 
 
 # ---- one run
@@ -210,6 +232,76 @@ def _bootstrap_95(values: Sequence[float], *, num_resamples: int, rng: random.Ra
     tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_t_95(count - 1))
     cut = int(tail * num_resamples)
     return means[cut], means[-1 - cut]
+
+
+# ---- several seeds
+
+
+def mean_over_seeds(rows: Sequence[Sequence[float]]) -> SeedsMean:
+    """The mean of a matrix (seeds, problems), and how far other seeds on other problems would have it.
+
+    `[[1, 0], [0, 1]] -> 0.5 +- much`. Of a difference of two methods the matrix is one's problem means less the
+    other's. Both seeds and problems were drawn, so both count: cut into grand mean + seed effect + problem effect +
+    rest, the mean's variance is
+
+        var(seed effects) / S + var(problem effects) / P + sum of squared rests / (S P)^2
+
+    (what a bootstrap that draws both again comes to), and Student's t has Satterthwaite's degrees of freedom: with
+    three seeds that differ much, nearly 4.3 standard errors. One seed tells nothing about others: then the interval is
+    of problems alone.
+
+    How often p is below 0.05, and below 0.05 / 40, for methods that are alike (%; 150 problems of 4 samples, 4000
+    draws), by the standard deviation of seeds:
+
+        seeds   1.5 points   3 points     6 points
+        3       1.0, 0       2.6, 0.25   4.9, 1.0
+        2       1.8, 0.03    5.9, 0.75   9.3, 2.6
+
+    With three seeds it is careful at 5 %; far out, where a correction for many comparisons looks, it is too bold where
+    seeds differ by 3 points or more, since a few can be alike by chance. Raises ValueError for no values, or rows of
+    different length.
+    """
+    if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
+        raise ValueError(f"a mean needs seeds with the same problems, got {len(rows)} of {[len(row) for row in rows]}")
+    num_seeds, num_problems = len(rows), len(rows[0])
+    value = fmean(map(fmean, rows))
+    seeds = [fmean(row) - value for row in rows]
+    problems = [fmean(column) - value for column in zip(*rows, strict=True)]
+    rests = sum(
+        (each - value - seed - problem) ** 2
+        for row, seed in zip(rows, seeds, strict=True)
+        for each, problem in zip(row, problems, strict=True)
+    )
+    parts = [(variance(effects) / len(effects), len(effects) - 1) for effects in (seeds, problems) if len(effects) > 1]
+    error = math.sqrt(sum(part for part, _ in parts) + rests / (num_seeds * num_problems) ** 2)
+    freedom = _satterthwaite(parts)
+    reach = error * student_t_95(freedom)
+    return SeedsMean(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        num_seeds=num_seeds,
+        num_problems=num_problems,
+        standard_error=error,
+        freedom=freedom,
+    )
+
+
+def _satterthwaite(parts: Sequence[tuple[float, int]]) -> int:
+    """Degrees of freedom of a sum of variances, each with its own: `[(1, 2), (1, 100)] -> 7`."""
+    squares = sum(part**2 / freedom for part, freedom in parts)
+    if not squares:
+        return max((freedom for _, freedom in parts), default=1)
+    return max(1, int(sum(part for part, _ in parts) ** 2 / squares + TINY))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) corrected p-values, in the order given. `[.01, .04, .03] -> [.03, .06, .06]`."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected
 
 
 # ---- shared
