@@ -29,6 +29,7 @@ EXAMPLE = ROOT / "examples" / "miniature"
 sys.path.insert(0, str(EXAMPLE))
 
 import figures  # noqa: E402
+import outcomes  # noqa: E402
 import results  # noqa: E402
 import study  # noqa: E402
 import value  # noqa: E402
@@ -98,7 +99,7 @@ def made_up(tmp_path: Path) -> Path:
 
 
 def test_tables_say_what_is_there_and_what_is_missing(made_up: Path) -> None:
-    tables = results.make_tables(results.read_study(made_up))
+    tables = results.make_tables(outcomes.read_study(made_up))
     rows = {(row.world, row.cell.method): row for row in tables.main}
     sod = rows["naive", "sod"]
     assert sod.average.value == 0.5
@@ -117,13 +118,13 @@ def test_tables_say_what_is_there_and_what_is_missing(made_up: Path) -> None:
 
 
 def test_a_comparison_in_both_worlds_counts_once(made_up: Path) -> None:
-    tables = results.make_tables(results.read_study(made_up))
+    tables = results.make_tables(outcomes.read_study(made_up))
     # Of two seeds: GRPO, OPD, SOD against the start; GRPO against OPD; SOD against both. The other world's SOD has one.
     assert tables.families["main"] == 3 + 1 + 2
     alone = next(row for row in tables.main if (row.world, row.cell.method) == ("knowing", "sod"))
     assert (alone.differences["start"].p_value, alone.differences["start"].holm) == (None, None)
     naive, knowing = (
-        next(row for row in tables.main if (row.world, row.cell.method) == (name, "grpo")) for name in results.WORLDS
+        next(row for row in tables.main if (row.world, row.cell.method) == (name, "grpo")) for name in outcomes.WORLDS
     )
     assert naive.differences["start"] == knowing.differences["start"]
     opd = next(row for row in tables.main if (row.world, row.cell.method) == ("naive", "opd"))
@@ -131,7 +132,7 @@ def test_a_comparison_in_both_worlds_counts_once(made_up: Path) -> None:
 
 
 def test_where_sod_does_not_help_is_made_of_the_rows(made_up: Path) -> None:
-    page = results.markdown(results.make_tables(results.read_study(made_up)), command="")
+    page = results.markdown(results.make_tables(outcomes.read_study(made_up)), command="")
     below, rest = page.split("Below, beyond noise: ")[1].split("Not told apart: ")
     assert below.startswith("1.")
     assert "world naive, student small: SOD against GRPO: **-50.0" in below
@@ -145,7 +146,7 @@ def test_where_sod_does_not_help_is_made_of_the_rows(made_up: Path) -> None:
 
 
 def test_seeds_that_were_asked_for_are_missing_too(made_up: Path) -> None:
-    cell = results.read_study(made_up, seeds=(0, 1, 2)).cell("naive", "small", "sod")
+    cell = outcomes.read_study(made_up, seeds=(0, 1, 2)).cell("naive", "small", "sod")
     assert cell.count == "2 of 3 (seed 2: not run)"
 
 
@@ -166,8 +167,8 @@ def test_pages_say_what_seeds_are_and_no_path_of_a_machine(made_up: Path, tmp_pa
     page, numbers = (write / "miniature.md").read_text(), json.loads((write / "miniature.json").read_text())
     assert numbers["command"] == "python examples/miniature/results.py --out DIR --seeds 0 1"
     assert str(tmp_path) not in page
-    assert results.SHARED in page
-    assert results.DESIGNED_HERE in page
+    assert outcomes.SHARED in page
+    assert outcomes.DESIGNED_HERE in page
     row = next(each for each in numbers["main"] if (each["world"], each["method"]) == ("naive", "sod"))
     found = row["differences"]["opd"]
     assert {"p_value", "p_problems_seeds_fixed", "holm", "beyond_noise"} <= set(found)
@@ -176,21 +177,21 @@ def test_pages_say_what_seeds_are_and_no_path_of_a_machine(made_up: Path, tmp_pa
 
 def test_an_empty_folder_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must hold runs of study\.py"):
-        results.read_study(tmp_path)
+        outcomes.read_study(tmp_path)
 
 
 # ---- estimates
 
 
-def of_seeds(rows: torch.Tensor) -> results.Cell:
+def of_seeds(rows: torch.Tensor) -> outcomes.Cell:
     """A method whose problem means are `rows[seed, problem]`."""
     rest: dict[str, Any] = {"path": Path(), "samples": 4, "tool_calls": 0.0, "alarms": {}, "commit": ""}
     rest |= {"failed_turns": 0, "retried": 0}
-    outcomes = {
-        seed: results.Outcome(means={f"p{p}": mean for p, mean in enumerate(row)}, **rest)
+    by_seed = {
+        seed: outcomes.Outcome(means={f"p{p}": mean for p, mean in enumerate(row)}, **rest)
         for seed, row in enumerate(rows.tolist())
     }
-    return results.Cell(method="m", place="naive", outcomes=outcomes, missing={})
+    return outcomes.Cell(method="m", place="naive", outcomes=by_seed, missing={})
 
 
 def test_p_knows_of_seeds() -> None:
@@ -200,14 +201,14 @@ def test_p_knows_of_seeds() -> None:
     """
     generator = torch.Generator().manual_seed(2)
 
-    def method(easy_P: torch.Tensor) -> results.Cell:
+    def method(easy_P: torch.Tensor) -> outcomes.Cell:
         share_SP = (easy_P + 0.03 * torch.randn(3, 1, generator=generator)).clamp(0.02, 0.98)
         return of_seeds(torch.stack([torch.bernoulli(share_SP, generator=generator) for _ in range(4)]).mean(0))
 
     found = []
     for _ in range(100):
         easy_P = (0.25 * torch.randn(150, generator=generator) + 0.5).clamp(0.05, 0.95)
-        each = results.difference(method(easy_P), method(easy_P))
+        each = outcomes.difference(method(easy_P), method(easy_P))
         assert each is not None
         found.append(each)
     p_values = [each.p_value or 0.0 for each in found]
@@ -220,14 +221,14 @@ def test_p_knows_of_seeds() -> None:
 def test_p_of_a_difference_that_is_there() -> None:
     easy_P = torch.linspace(0.1, 0.6, 60)
     seed_S = torch.tensor([[-0.01], [0.0], [0.012]])
-    found = results.difference(of_seeds(easy_P + 0.3 + seed_S), of_seeds(easy_P.expand(3, 60)))
+    found = outcomes.difference(of_seeds(easy_P + 0.3 + seed_S), of_seeds(easy_P.expand(3, 60)))
     assert found is not None
     assert found.p_value is not None
     assert found.interval.freedom == 2
     assert 1e-5 < found.p_value < 0.002
     assert not found.beyond_noise  # until it is corrected within a family
     assert replace(found, holm=0.04).beyond_noise
-    alike = results.difference(of_seeds(easy_P.expand(3, 60)), of_seeds(easy_P.expand(3, 60)))
+    alike = outcomes.difference(of_seeds(easy_P.expand(3, 60)), of_seeds(easy_P.expand(3, 60)))
     assert alike is not None
     assert alike.p_value == 1.0
 
@@ -256,7 +257,7 @@ def test_every_trajectory_that_calls_is_in_one_class(divergences: Sequence[float
 
 
 def test_figures_of_a_study_without_models(made_up: Path, tmp_path: Path) -> None:
-    plan = figures.Plan(study=results.read_study(made_up), size="small", folder=tmp_path / "images")
+    plan = figures.Plan(study=outcomes.read_study(made_up), size="small", folder=tmp_path / "images")
     names = ["figure-3-gains", "figure-4-training", "figure-5-patterns", "figure-6-shares", "value"]
     missing = figures.draw_all(plan, names=names)
     assert [name for name in names if missing[name]] == ["value"]
@@ -265,7 +266,7 @@ def test_figures_of_a_study_without_models(made_up: Path, tmp_path: Path) -> Non
         assert "<svg" in (plan.folder / f"{name}.svg").read_text()
     captions = (plan.folder / "README.md").read_text()
     assert "recovery, some above, but not the last; u is the median d_1 of the first update. u = 0.02 nats" in captions
-    assert captions.count(results.SHARED) == captions.count(results.DESIGNED_HERE) == 3
+    assert captions.count(outcomes.SHARED) == captions.count(outcomes.DESIGNED_HERE) == 3
     assert "Missing: value" in captions
     # d of the calls: .02 .9 .01, the answer's left out
     last = figures.class_numbers(plan)["naive"]["sod"]["last"]
@@ -448,7 +449,7 @@ def test_a_small_study_from_runs_to_figures(tmp_path: Path, monkeypatch: pytest.
     study._train(out, run, seed=0, settings=settings)
     study._evaluate(out, run.with_name("seed-0-evaluation"), model=study.last_model(run), seed=0)
 
-    found = results.read_study(out)
+    found = outcomes.read_study(out)
     order = value.Order(study=found, size="small", world="naive", num_problems=4, samples=2, seed=0)
     said: list[str] = []
     unit = asyncio.run(value.measure_world(order, say=said.append))

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import torch  # noqa: E402
-from results import DESIGNED_HERE, NAMES, SHARED, START, WORLDS, Study, command_line, difference, read_study  # noqa: E402
+from outcomes import DESIGNED_HERE, NAMES, SHARED, START, WORLDS, Study, command_line, difference, read_study  # noqa: E402
 
 from sod.config import ModelConfig  # noqa: E402
 from sod.errors import DataError, SodError, StorageError  # noqa: E402

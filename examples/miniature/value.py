@@ -41,7 +41,7 @@ sys.path.insert(0, str(HERE))
 
 import torch  # noqa: E402
 from figures import HIGH  # noqa: E402
-from results import SHARED, WORLDS, Study, command_line, read_study  # noqa: E402
+from outcomes import SHARED, WORLDS, Study, command_line, read_study  # noqa: E402
 
 from sod.agent import Agent, draw_seed, make_agent, run_all  # noqa: E402
 from sod.algorithm import step_weights  # noqa: E402
