@@ -20,6 +20,7 @@ from sod.config import AgentConfig, RewardConfig, SamplingConfig, ToolConfig
 from sod.errors import DataError
 from sod.models.hf import HFModel
 from sod.models.scripted import ScriptedSampler, ScriptedScorer
+from sod.report.patterns import pattern
 from sod.rewards import make_rewards
 from sod.sandbox.scripted import ScriptedSandbox
 from sod.types import Problem, Trajectory
@@ -253,7 +254,7 @@ def test_rank_correlation_with_ties() -> None:
     ],
 )
 def test_every_trajectory_that_calls_is_in_one_class(divergences: Sequence[float], name: str | None) -> None:
-    assert figures.pattern(divergences, unit=0.02) == name
+    assert pattern(divergences, unit=0.02) == name
 
 
 def test_figures_of_a_study_without_models(made_up: Path, tmp_path: Path) -> None:

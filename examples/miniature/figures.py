@@ -4,11 +4,8 @@
 
 Captions stand in README.md beside them. A figure whose runs are missing is left out, and the captions say so.
 
-**Classes of trajectories.** Only steps that call the tool count: a final answer copies the last result, and its d_k
-says little. The unit is the median d_1 at the start: of the first update of a world's SOD runs, all seeds together. A
-trajectory is *stable* when no step's d_k is above HIGH units, *erroneous* when some step's is and the last calling
-step's still is, and *recovery* when some step's is but the last calling step's no longer. Every trajectory that calls
-is in one class.
+Classes of trajectories are `sod.report.patterns`; the unit is the median d_1 of the first update of a world's SOD runs,
+all seeds together.
 """
 
 from __future__ import annotations
@@ -25,8 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -38,6 +35,7 @@ from sod.config import ModelConfig  # noqa: E402
 from sod.errors import DataError, SodError, StorageError  # noqa: E402
 from sod.models.hf import HFModel  # noqa: E402
 from sod.report.figures import COLOURS, DASHES, DPI, FEW, MARKERS, SMOOTHED, STYLE, need_matplotlib  # noqa: E402
+from sod.report.patterns import HIGH, PATTERNS, RULE, Pattern, calling_divergences, pattern, unit_of  # noqa: E402
 from sod.report.steps import Outcome, StepMeans, outcomes_of  # noqa: E402
 from sod.report.trajectory import has_failed_call, step_values  # noqa: E402
 from sod.report.untrusted import line  # noqa: E402
@@ -49,8 +47,6 @@ if TYPE_CHECKING:
 
 FIRST_UPDATES = 5
 """Updates of Figures 1 and 5: what students did before they learned much."""
-HIGH = 10.0
-"""Units above which a step's divergence is high: between the two heaps that d_k of calls falls into."""
 TOLERANCE = 0.02
 """Nats by which a teacher's log-prob may differ from the recorded one: engines round."""
 SHOWN = ("grpo", "opd", "opd_grpo", "sod", "stable")
@@ -58,8 +54,6 @@ SHOWN = ("grpo", "opd", "opd_grpo", "sod", "stable")
 
 _LONG_DASH = (0, (7, 2))
 
-Pattern: TypeAlias = Literal["stable", "erroneous", "recovery"]
-PATTERNS: tuple[Pattern, ...] = ("stable", "erroneous", "recovery")
 _PATTERN_LOOKS: Mapping[Pattern, tuple[str, str]] = {
     "stable": (COLOURS[4], ""),
     "erroneous": (COLOURS[1], "///"),
@@ -352,31 +346,12 @@ def draw_curves(axes: Axes, curves: Sequence[Mapping[int, float]], *, method: st
 # ---- Figures 5 and 6: the three patterns
 
 
-def calling_divergences(record: Mapping[str, Any]) -> list[float]:
-    """d_k of the steps that call the tool."""
-    pairs = zip(step_values(record, "divergence"), record["turns"], strict=False)
-    return [value for value, turn in pairs if turn["calls"] and value is not None]
-
-
-def pattern(divergences: Sequence[float], *, unit: float) -> Pattern | None:
-    """The class by the rule of the module's docstring. unit .02: `[.01 .9 .01] -> recovery`; None without a call."""
-    if not divergences:
-        return None
-    if max(divergences) <= HIGH * unit:
-        return "stable"
-    return "erroneous" if divergences[-1] > HIGH * unit else "recovery"
-
-
 def start_unit(runs: Iterable[Path]) -> float:
     """Median d_1 of the first update. Raises DataError for runs without a teacher."""
-    firsts = [values[0] for run in runs for record in first_records(run, num_updates=1) if (values := _known(record))]
-    if not firsts:
+    unit = unit_of(record for run in runs for record in first_records(run, num_updates=1))
+    if unit is None:
         raise DataError("the first update of a run with a teacher must have divergences, got none")
-    return median(firsts)
-
-
-def _known(record: Mapping[str, Any]) -> list[float]:
-    return [value for value in step_values(record, "divergence") if value is not None]
+    return unit
 
 
 def draw_patterns(plan: Plan) -> str:
@@ -398,18 +373,11 @@ def draw_patterns(plan: Plan) -> str:
     return (
         f"Figure 5 in miniature, student {plan.size}, teacher {world}, first {FIRST_UPDATES} updates of SOD: one "
         "trajectory of each class. Below, each step's call or answer; (!): the call failed; dotted: "
-        f"{HIGH:g} u. {_rule()} u = {unit:.3g} nats. Examples that show a class well, not usual ones: Figure 6 and "
+        f"{HIGH:g} u. {RULE} u = {unit:.3g} nats. Examples that show a class well, not usual ones: Figure 6 and "
         "shares.json say how often a class is, and how often it ends right. Chosen by rule "
         "among those of 4 to 7 calls: the flattest correct one without a failed call; the longest and highest end of a "
         "wrong one with a failed call; the deepest lasting fall of one with a failed call. One student, one teacher, "
         "one seed."
-    )
-
-
-def _rule() -> str:
-    return (
-        f"Classes, by the d_k of steps that call (not the answer's): stable, none above {HIGH:g} u; erroneous, some "
-        "above, and the last still; recovery, some above, but not the last; u is the median d_1 of the first update."
     )
 
 
@@ -479,7 +447,7 @@ def draw_shares(plan: Plan) -> str:
     said = ", ".join(f"{world} {unit:.3g}" for world, unit in units.items())
     return (
         f"Figure 6 in miniature, student {plan.size}: shares of the three classes over training, seeds together, means "
-        f"of {SMOOTHED} updates. {_rule()} It stays that of the start (nats by world: {said}). Trajectories without a "
+        f"of {SMOOTHED} updates. {RULE} It stays that of the start (nats by world: {said}). Trajectories without a "
         "call are left out. A class says how far the student was from its teacher, not which of them was right: of a "
         "teacher that has never seen a failed call a right retry is far. shares.json has the accuracy of each class. "
         f"{SHARED} {DESIGNED_HERE}"

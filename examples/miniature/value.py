@@ -10,7 +10,7 @@ The trajectories are those of the start student's evaluation. At every step k of
 
 worth = taught - own: what the teacher is worth where the student stands. worth against the step taken = taught - taken:
 what the teacher would have changed about the very tokens that d_k is made of. A step has a large gap when its d_k is
-above HIGH times the median d_1 (the rule of figures.py). The teacher rescues it when taught - taken is at least
+above HIGH times the median d_1 (`sod.report.patterns`). The teacher rescues it when taught - taken is at least
 CHANGE, and harms it when it is at most -CHANGE. Much of that is the draw and not the teacher: a step that went wrong
 goes better on any new try. So the same is counted of the student's own new try, own - taken, beside it. Only a step
 whose taken is at most 1 - CHANGE can be rescued at all, and only one whose taken is at least CHANGE be harmed.
@@ -40,7 +40,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import torch  # noqa: E402
-from figures import HIGH  # noqa: E402
 from outcomes import SHARED, WORLDS, Study, command_line, read_study  # noqa: E402
 
 from sod.agent import Agent, draw_seed, make_agent, run_all  # noqa: E402
@@ -52,6 +51,7 @@ from sod.evaluate import grade_patiently  # noqa: E402
 from sod.models import Sampler, Scorer  # noqa: E402
 from sod.models.engine import open_model  # noqa: E402
 from sod.records import score_of, trajectory_of  # noqa: E402
+from sod.report.patterns import HIGH  # noqa: E402
 from sod.results import load_sets  # noqa: E402
 from sod.rewards import Reward, make_rewards  # noqa: E402
 from sod.runs import read_json, read_records, read_trajectories  # noqa: E402
