@@ -31,7 +31,7 @@ from transformers import (
 
 from sod.config import ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError, StorageError
-from sod.models import Sampler, Scorer, logprobs, sampling
+from sod.models import Sampler, Scorer, TokenScores, logprobs, sampling
 from sod.models.cache import Parked, ParkingLot
 from sod.models.grouping import length_groups
 from sod.models.hf import HFModel
@@ -621,6 +621,30 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
 
 # --- scoring and training -------------------------------------------------------------------------------------------
+
+
+def test_entropies_are_of_the_distributions_that_log_probs_come_from() -> None:
+    """Beside requests that want none, and on keys and values that were kept."""
+    model = HFModel(qwen3())
+    ids = prompt(3, 30)
+
+    async def play() -> list[TokenScores]:
+        early = await model.score_with_entropy(ids[:20], positions=[10, 19], temperature=0.7, trajectory_id="a")
+        late, plain = await asyncio.gather(
+            model.score_with_entropy(ids, positions=[25, 29], temperature=0.7, trajectory_id="a"),
+            model.score(prompt(4, 9), positions=[3, 8]),
+        )
+        assert plain == pytest.approx(reference(model, prompt(4, 9), [3, 8]).tolist(), abs=1e-5)
+        return [early, late]
+
+    scores = asyncio.run(play())
+    with torch.no_grad():
+        logits_TV = model.module(torch.tensor([ids])).logits[0].double() / 0.7
+    wanted = torch.distributions.Categorical(logits=logits_TV[[9, 18, 24, 28]]).entropy().tolist()
+    assert [entropy for each in scores for entropy in each.entropies or ()] == pytest.approx(wanted, abs=1e-4)
+    logprobs = [logprob for each in scores for logprob in each.logprobs]
+    assert logprobs == pytest.approx(reference(model, ids, [10, 19, 25, 29], temperature=0.7).tolist(), abs=1e-4)
+    assert asyncio.run(model.score_with_entropy(ids, positions=[])) == TokenScores(logprobs=(), entropies=())
 
 
 @pytest.mark.parametrize("tokens_per_forward", [20, 16384])

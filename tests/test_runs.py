@@ -370,6 +370,7 @@ def test_trajectory_record_comes_back(tmp_path: Path) -> None:
         divergence=[0.1234567, 0.5],
         weight=[1.0, 0.2],
         teacher_logprobs=[-0.5, float("nan"), -3.0],
+        teacher_entropies=[1.0, 2.0, 0.25],
     )
     with opened(tmp_path / "run") as run:
         run.append("trajectories", record)
@@ -380,15 +381,15 @@ def test_trajectory_record_comes_back(tmp_path: Path) -> None:
     assert back["rollout_logprobs"] == [0.0, -0.123457, -1.0, 0.0, -2.0]
     assert back["divergence"] == [0.123457, 0.5]
     assert back["teacher_logprobs"] == [-0.5, None, -3.0]
+    assert back["teacher_entropy"] == [1.5, 0.25], "the mean of each step"
     assert back["score"] == {"value": 1.0, "correct": True, "reason": "boxed 1 equals 1", "answer": "1"}
     assert back["stop_reason"] == "answered"
     assert back["turns"][0]["calls"] == [{"name": "f", "arguments": {"code": "é"}}, {"text": "{", "reason": "cut"}]
     assert back["turns"][0]["results"][0] == {"status": "ok", "text": "1", "wall_s": 0.25, "queue_s": 0.0, "detail": ""}
     assert back["turns"][1] == {"text": "u", "start": 4, "end": 5, "calls": [], "results": []}
     again = trajectory_record(trajectory_of(back), update=4, score=score_of(back))
-    assert again == {
-        key: value for key, value in back.items() if key not in ("divergence", "weight", "teacher_logprobs")
-    }
+    measured = ("divergence", "weight", "teacher_entropy", "teacher_logprobs")
+    assert again == {key: value for key, value in back.items() if key not in measured}
 
 
 def test_what_was_not_measured_is_left_out_and_lengths_are_checked() -> None:

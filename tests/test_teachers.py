@@ -347,7 +347,7 @@ def test_a_view_scores_as_a_plain_forward_does(demo: HFModel, demo_tokenizer: An
     async def play() -> tuple[Trajectory, tuple[float, ...]]:
         async with teacher.follow("t", problem=problem) as supervision:
             trajectory = await agent.run(problem, seed=5, on_step=supervision.see)
-            return trajectory, await supervision.logprobs(trajectory)
+            return trajectory, (await supervision.scores(trajectory)).logprobs
 
     trajectory, teacher_logprobs = asyncio.run(play())
     assert trajectory.num_steps > 1, "observations must be among the tokens"
@@ -366,7 +366,7 @@ def test_by_step_and_whole_are_the_same_numbers(stage: Callable[..., Stage]) -> 
     async def play() -> tuple[Trajectory, tuple[float, ...]]:
         async with teacher.follow("t", problem=SOLVED) as supervision:
             trajectory = await on_stage.agent.run(SOLVED, on_step=supervision.see)
-            return trajectory, await supervision.logprobs(trajectory)
+            return trajectory, (await supervision.scores(trajectory)).logprobs
 
     trajectory, by_step = asyncio.run(play())
     whole = asyncio.run(replace(teacher, by_step=False).logprobs(trajectory, problem=SOLVED))
@@ -498,7 +498,7 @@ def test_routing_by_step_too(stage: Callable[..., Stage]) -> None:
     async def play() -> tuple[float, ...]:
         async with teachers.follow("t", problem=named("math")) as supervision:
             trajectory = await on_stage.agent.run(PROBLEM, on_step=supervision.see)
-            return await supervision.logprobs(trajectory)
+            return (await supervision.scores(trajectory)).logprobs
 
     assert {-value % 1 for value in asyncio.run(play())} == {0.25}
     assert isinstance(other.scorer, ScriptedScorer)

@@ -98,6 +98,8 @@ def test_trajectories_of_every_update(finished: TrainConfig) -> None:
         trajectory = trajectory_of(line)
         assert len(line["divergence"]) == len(line["weight"]) == trajectory.num_steps
         assert len(line["teacher_logprobs"]) == len(trajectory.sampled_positions)
+        assert len(line["teacher_entropy"]) == trajectory.num_steps
+        assert all(0.0 < entropy < 10.0 for entropy in line["teacher_entropy"])
         assert line["weight"][0] == pytest.approx(1.0)
     shown = [result for line in lines for turn in line["turns"] for result in turn["results"]]
     assert any(result["status"] == "ok" and result["text"] == "42" for result in shown)
@@ -110,6 +112,7 @@ def test_timing_of_every_update(finished: TrainConfig) -> None:
     for line in updates:
         assert 0 < line["rollout_s"] + line["learn_s"] + line["record_s"] <= line["total_s"] + 1e-3
         assert 0 <= line["tools"]["run_s"] <= line["tools"]["run_max_s"] <= line["rollout_s"]
+        assert 0.1 < line["memory"]["host_gib"] < 16, "this process, with torch in it"
     assert [line["update"] for line in lines if "evaluate_s" in line] == [0, 2, 4]
 
 

@@ -28,6 +28,8 @@ class Rollout:
     group: int
     score: Score
     teacher_logprobs: tuple[float, ...] | None = None
+    teacher_entropies: tuple[float, ...] | None = None
+    """In nats, of the teacher's distributions at the same tokens; None where its engine does not have them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

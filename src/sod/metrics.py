@@ -6,8 +6,10 @@ Shapes: B trajectory, T token, K step. Names are those of metrics.jsonl; docs/me
 from __future__ import annotations
 
 import itertools
+import resource
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -99,6 +101,21 @@ def tool_seconds(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "queue_s": sum(queue_s) / max(1, len(ran)),
         "queue_max_s": max(queue_s, default=0.0),
     }
+
+
+def memory_gib() -> dict[str, float]:
+    """GiB that this process holds now ("host_gib", Linux only), and the most that torch held on a GPU since this was
+    called last ("gpu_gib"). What sandbox and engines hold in processes of their own is not in it."""
+    found = {}
+    if Path("/proc/self/statm").exists():
+        num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        found["host_gib"] = num_pages * resource.getpagesize() / 2**30
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    if gpus:
+        found["gpu_gib"] = max(torch.cuda.max_memory_allocated(gpu) for gpu in gpus) / 2**30
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    return found
 
 
 def sampler_metrics(

@@ -7,6 +7,7 @@ import binascii
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from sod.errors import DataError
@@ -27,11 +28,13 @@ def trajectory_record(
     divergence: Sequence[float] | None = None,
     weight: Sequence[float] | None = None,
     teacher_logprobs: Sequence[float] | None = None,
+    teacher_entropies: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """A trajectory as plain JSON values, tokens included; log-probs, divergences and weights to 6 digits.
 
-    `divergence` and `weight` have one entry per step (d_k in nats, w_k); `teacher_logprobs` one per sampled token, in
-    the order of `trajectory.sampled_positions`. What is None is left out.
+    `divergence` and `weight` have one entry per step (d_k in nats, w_k); `teacher_logprobs` and `teacher_entropies` one
+    per sampled token, in the order of `trajectory.sampled_positions`. Of entropies the mean of each step is kept, as
+    `teacher_entropy`. What is None is left out.
     """
     num_steps, num_sampled = trajectory.num_steps, len(trajectory.sampled_positions)
     assert divergence is None or len(divergence) == num_steps, f"{len(divergence)} divergences for {num_steps} steps"
@@ -39,7 +42,13 @@ def trajectory_record(
     assert teacher_logprobs is None or len(teacher_logprobs) == num_sampled, (
         f"{len(teacher_logprobs)} teacher log-probs for {num_sampled} sampled tokens"
     )
-    optional = {"divergence": divergence, "weight": weight, "teacher_logprobs": teacher_logprobs}
+    entropy = None if teacher_entropies is None else _step_means(teacher_entropies, trajectory)
+    optional = {
+        "divergence": divergence,
+        "weight": weight,
+        "teacher_entropy": entropy,
+        "teacher_logprobs": teacher_logprobs,
+    }
     return {
         "update": update,
         "problem_id": trajectory.problem_id,
@@ -55,6 +64,14 @@ def trajectory_record(
         "step": list(trajectory.step),
         "rollout_logprobs": _rounded(trajectory.rollout_logprobs),
     }
+
+
+def _step_means(values: Sequence[float], trajectory: Trajectory) -> list[float]:
+    """Means by step of one number per sampled token: `step [-1 0 0 -1 1], values [1 3 5] -> [2 5]`."""
+    by_step: list[list[float]] = [[] for _ in range(trajectory.num_steps)]
+    for value, position in zip(values, trajectory.sampled_positions, strict=True):
+        by_step[trajectory.step[position]].append(value)
+    return [fmean(step) for step in by_step]
 
 
 def _score_record(score: Score) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sod.agent import Agent, draw_seed, run_all
 from sod.batch import Rollout
 from sod.config import UpdateConfig
 from sod.errors import InfrastructureError, StorageError
+from sod.models import TokenScores
 from sod.rewards import Reward, grade
 from sod.rubrics import RubricJudge, UnusableReplyError
 from sod.teachers import Supervision, Teachers
@@ -98,12 +99,18 @@ class Collector:
                 return trajectory
             try:
                 judged: list[Any] = await run_all(
-                    [grade(self.rewards, problem, trajectory), _logprobs(supervision, trajectory)]
+                    [grade(self.rewards, problem, trajectory), _scores(supervision, trajectory)]
                 )
             except InfrastructureError as error:  # nobody could grade or score it: lost, not wrong
                 return _lost(trajectory, error)
-        score, teacher_logprobs = judged
-        return Rollout(trajectory=trajectory, group=group, score=score, teacher_logprobs=teacher_logprobs)
+        score, scores = judged
+        return Rollout(
+            trajectory=trajectory,
+            group=group,
+            score=score,
+            teacher_logprobs=scores and scores.logprobs,
+            teacher_entropies=scores and scores.entropies,
+        )
 
 
 async def _judged(harvest: Harvest, judge: RubricJudge, problem: Problem, *, about: Mapping[str, Any]) -> Harvest:
@@ -141,5 +148,5 @@ def _nobody_watches(token_ids: Sequence[int], positions: Sequence[int]) -> None:
     """Without a teacher, steps are nobody's business."""
 
 
-async def _logprobs(supervision: Supervision | None, trajectory: Trajectory) -> tuple[float, ...] | None:
-    return None if supervision is None else await supervision.logprobs(trajectory)
+async def _scores(supervision: Supervision | None, trajectory: Trajectory) -> TokenScores | None:
+    return None if supervision is None else await supervision.scores(trajectory)

@@ -30,7 +30,7 @@ from sod.guards import Alarm, Guards
 from sod.hints import leaks
 from sod.learner import Learner
 from sod.memory import check as check_memory
-from sod.metrics import lost_metrics, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
+from sod.metrics import lost_metrics, memory_gib, sampler_metrics, signal_metrics, tool_seconds, trajectory_metrics
 from sod.models import LongestSequence, Policy, Sampler
 from sod.models.copies import StudentCopy
 from sod.models.engine import check_context, load_student, open_policy
@@ -357,8 +357,11 @@ class TrainingLoop:
             with self._timed("weights_s"):
                 await self.policy.update_weights(self.learner.student.module)
         tools = tool_seconds([rollout.trajectory for rollout in harvest.rollouts])
-        self.run.append("timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools)})
-        self.listener("update", {"update": number, **metrics, **self.timing})
+        memory = _rounded(memory_gib())
+        self.run.append(
+            "timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools), "memory": memory}
+        )
+        self.listener("update", {"update": number, **metrics, **self.timing, "memory": memory})
         self._heed(self.guards.check(metrics))
 
     def _teach(self) -> None:
@@ -491,6 +494,7 @@ class TrainingLoop:
                 divergence=credit.divergence_BK[row, steps].tolist() if has_teacher else None,
                 weight=credit.weight_BK[row, steps].tolist() if has_teacher else None,
                 teacher_logprobs=rollout.teacher_logprobs,
+                teacher_entropies=rollout.teacher_entropies,
             )
             self.run.append("trajectories", {"group": rollout.group, **record})
         self._record_lost(number, harvest)

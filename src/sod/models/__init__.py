@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from sod.config import SamplingConfig
 from sod.types import Completion
@@ -14,7 +14,7 @@ from sod.types import Completion
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LongestSequence", "Model", "Policy", "Sampler", "Scorer"]
+__all__ = ["EntropyScorer", "LongestSequence", "Model", "Policy", "Sampler", "Scorer", "TokenScores"]
 
 
 class Sampler(Protocol):
@@ -65,6 +65,25 @@ class Scorer(Protocol):
 
     def release(self, trajectory_id: str) -> None:
         """Forget what was kept for a trajectory. Unknown ids are ignored."""
+        ...
+
+
+class TokenScores(NamedTuple):
+    """Of given tokens, one number each: log-probs, and the entropy in nats of the distributions they come from; none
+    where an engine has no whole distributions."""
+
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...] | None = None
+
+
+@runtime_checkable
+class EntropyScorer(Scorer, Protocol):
+    """A scorer that has whole distributions."""
+
+    async def score_with_entropy(
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0, trajectory_id: str = ""
+    ) -> TokenScores:
+        """As `score`, and the entropies."""
         ...
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sod.config import ModelConfig, SamplingConfig
 from sod.errors import EngineError, ModelError
+from sod.models import TokenScores
 from sod.models.cache import Parked
 from sod.models.checkpointing import recomputing
 from sod.models.decode import Decoder
@@ -89,7 +90,7 @@ class HFModel:
         self._score_worker = Worker(iterate=self._score, fail=self._fail_requests)
         self._gradient_checkpointing = gradient_checkpointing
         self._turns: dict[Turn, asyncio.Future[Completion]] = {}
-        self._requests: dict[Request, asyncio.Future[tuple[float, ...]]] = {}
+        self._requests: dict[Request, asyncio.Future[TokenScores]] = {}
         self._policy_version = 0
 
     @classmethod
@@ -175,13 +176,37 @@ class HFModel:
         kept until `release`, and the next request of the trajectory computes only what is new, from the token before
         its first position on. Raises EngineError when the engine fails.
         """
+        scores = await self._scored(
+            token_ids, positions=positions, temperature=temperature, trajectory_id=trajectory_id, entropy=False
+        )
+        return scores.logprobs
+
+    async def score_with_entropy(
+        self, token_ids: Sequence[int], *, positions: Sequence[int], temperature: float = 1.0, trajectory_id: str = ""
+    ) -> TokenScores:
+        """As `score`, with the entropy of each distribution: one more pass over its logits."""
+        return await self._scored(
+            token_ids, positions=positions, temperature=temperature, trajectory_id=trajectory_id, entropy=True
+        )
+
+    async def _scored(
+        self,
+        token_ids: Sequence[int],
+        *,
+        positions: Sequence[int],
+        temperature: float,
+        trajectory_id: str,
+        entropy: bool,
+    ) -> TokenScores:
         wanted = checked_positions(positions, num_tokens=len(token_ids))
         assert temperature > 0.0, f"temperature must be above 0, got {temperature}"
         if not wanted:
-            return ()
+            return TokenScores(logprobs=(), entropies=() if entropy else None)
         ids = checked_tokens(token_ids, vocab_size=self.vocab_size)
-        request = Request(token_ids=ids, positions=wanted, temperature=temperature, trajectory_id=trajectory_id)
-        future: asyncio.Future[tuple[float, ...]] = asyncio.get_running_loop().create_future()
+        request = Request(
+            token_ids=ids, positions=wanted, temperature=temperature, trajectory_id=trajectory_id, entropy=entropy
+        )
+        future: asyncio.Future[TokenScores] = asyncio.get_running_loop().create_future()
         self._requests[request] = future
         self._scoring.put(request)
         self._score_worker.wake()

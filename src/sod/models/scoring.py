@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
 
 from sod.errors import EngineError
+from sod.models import TokenScores
 from sod.models.cache import Parked, ParkingLot, common_prefix
 from sod.models.grouping import token_runs
 from sod.models.logprobs import head_logprobs
@@ -36,13 +37,15 @@ class Request:
     temperature: float
     trajectory_id: str = ""
     """Keys and values are kept under it; with "" nothing is."""
+    entropy: bool = False
+    """Entropies are wanted too."""
     dropped: bool = False
     """Nobody waits for it any more."""
     keeps_prompt: bool = False
     """What comes before its first position is kept for its siblings."""
     num_reused: int = 0
     """Tokens whose keys and values were kept."""
-    result: tuple[float, ...] | EngineError | None = None
+    result: TokenScores | EngineError | None = None
 
     @property
     def num_new(self) -> int:
@@ -59,7 +62,7 @@ class Request:
 class Scored:
     """What one request gave: its log-probs, and what was read of it that may come again."""
 
-    logprobs: tuple[float, ...]
+    scores: TokenScores
     parked: Parked | None
 
 
@@ -143,7 +146,7 @@ class Scoring:
         """Take what `compute` returned. Returns the requests that were answered."""
         answered, self._running = self._running, []
         for request, one in zip(answered, scored, strict=True):
-            request.result = one.logprobs
+            request.result = one.scores
             self.num_computed += request.num_new
             if one.parked is None:
                 continue
@@ -198,12 +201,9 @@ class Scoring:
             wanted = [_num_to_keep(request) for request in batch]
             kept = list(batch.values())
             cache = PackedCache(packing, kept=kept, wanted=wanted) if any(wanted) or any(kept) else None
-            values = iter(self._logprobs(list(batch), packing, cache))
+            scores = self._scores(list(batch), packing, cache)
             return [
-                Scored(
-                    logprobs=tuple(next(values) for _ in request.positions),
-                    parked=None if cache is None else cache.parked(index, request.token_ids),
-                )
+                Scored(scores=scores[index], parked=None if cache is None else cache.parked(index, request.token_ids))
                 for index, request in enumerate(batch)
             ]
 
@@ -214,8 +214,8 @@ class Scoring:
         self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
         return torch.cuda.stream(self._stream)
 
-    def _logprobs(self, batch: Sequence[Request], packing: Packing, cache: PackedCache | None) -> list[float]:
-        """Log-probs of all wanted tokens, request by request."""
+    def _scores(self, batch: Sequence[Request], packing: Packing, cache: PackedCache | None) -> list[TokenScores]:
+        """Of the wanted tokens of each request."""
         new_ids = [token for r in batch for token in r.token_ids[r.num_reused : r.positions[-1]]]
         hidden_NE = self._network.hidden_packed(self._tensor(new_ids), packing=packing, cache=cache)
         # Token i is predicted by the hidden state before it.
@@ -227,10 +227,16 @@ class Scoring:
             hidden_NE[self._tensor(index)],
             self._tensor([r.token_ids[position] for r in batch for position in r.positions]),
             temperature_N=self._tensor([r.temperature for r in batch for _ in r.positions]),
-            entropy=False,
+            entropy=any(r.entropy for r in batch),
         )
-        values: list[float] = scored.logprobs_N.tolist()
-        return values
+        logprobs, entropies = iter(scored.logprobs_N.tolist()), iter(scored.entropy_N.tolist())
+        return [
+            TokenScores(
+                logprobs=tuple(islice(logprobs, len(r.positions))),
+                entropies=tuple(islice(entropies, len(r.positions))) or None,
+            )
+            for r in batch
+        ]
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self._network.device)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from sod.models import Scorer
+from sod.models import EntropyScorer, Scorer, TokenScores
 from sod.teachers.alignment import SAME_PROMPT, Aligned, Alignment
 from sod.teachers.signal import check_signal
 from sod.teachers.views import Privilege
@@ -45,15 +45,22 @@ class Teacher:
         Raises SignalError when they are missing, not finite, constant or uniform, or would be of other tokens;
         EngineError when the engine fails.
         """
-        return await self.logprobs_by(self.alignment(problem), trajectory)
+        return (await self.scores_by(self.alignment(problem), trajectory)).logprobs
 
-    async def logprobs_by(self, alignment: Alignment, trajectory: Trajectory) -> tuple[float, ...]:
-        """As `logprobs`, of a problem whose alignment is there already."""
-        scored = alignment.of(trajectory.token_ids, positions=trajectory.sampled_positions)
-        teacher_logprobs = await self.scorer.score(
-            scored.token_ids, positions=scored.positions, temperature=self.temperature
-        )
-        return self.checked(teacher_logprobs, trajectory)
+    async def scores_by(self, alignment: Alignment, trajectory: Trajectory) -> TokenScores:
+        """As `logprobs`, of a problem whose alignment is there already; with entropies where the engine has them."""
+        scores = await self.scores_of(alignment.of(trajectory.token_ids, positions=trajectory.sampled_positions))
+        return self.checked(scores, trajectory)
+
+    async def scores_of(self, aligned: Aligned, *, trajectory_id: str = "") -> TokenScores:
+        """What the engine says of these tokens, at the student's temperature."""
+        scorer, ids, places = self.scorer, aligned.token_ids, aligned.positions
+        if isinstance(scorer, EntropyScorer):
+            return await scorer.score_with_entropy(
+                ids, positions=places, temperature=self.temperature, trajectory_id=trajectory_id
+            )
+        logprobs = await scorer.score(ids, positions=places, temperature=self.temperature, trajectory_id=trajectory_id)
+        return TokenScores(logprobs=logprobs)
 
     def alignment(self, problem: Problem | None) -> Alignment:
         """How the student's tokens stand behind the prompt that the teacher is shown of the problem."""
@@ -62,11 +69,11 @@ class Teacher:
         assert problem is not None, "a teacher that is shown more than the student must be told the problem"
         return self.privilege.alignment(problem)
 
-    def checked(self, teacher_logprobs: tuple[float, ...], trajectory: Trajectory) -> tuple[float, ...]:
-        """The same log-probs, if they can be a model's of this trajectory. Raises SignalError."""
+    def checked(self, scores: TokenScores, trajectory: Trajectory) -> TokenScores:
+        """The same scores, if their log-probs can be a model's of this trajectory. Raises SignalError."""
         num_expected = len(trajectory.sampled_positions)
-        check_signal(teacher_logprobs, num_expected=num_expected, vocabulary_size=self.vocabulary_size)
-        return teacher_logprobs
+        check_signal(scores.logprobs, num_expected=num_expected, vocabulary_size=self.vocabulary_size)
+        return scores
 
     def longest_prompt(self, problems: Sequence[Problem]) -> int:
         """The longest prompt of its own, in tokens; 0 where it is shown the student's. Raises DataError when a problem
@@ -93,7 +100,7 @@ class Supervision:
     teacher: Teacher
     trajectory_id: str
     alignment: Alignment = SAME_PROMPT
-    _steps: list[asyncio.Task[tuple[float, ...]]] = field(default_factory=list)
+    _steps: list[asyncio.Task[TokenScores]] = field(default_factory=list)
 
     def see(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
         """A step was sampled at `positions`: have it scored, if the teacher does so by step."""
@@ -102,22 +109,19 @@ class Supervision:
             scored = self.alignment.of(token_ids, positions=positions)
             self._steps.append(asyncio.create_task(self._score(scored, previous)))
 
-    async def logprobs(self, trajectory: Trajectory) -> tuple[float, ...]:
-        """As `Teacher.logprobs`."""
+    async def scores(self, trajectory: Trajectory) -> TokenScores:
+        """The teacher's log-probs of the student's tokens, checked as by `Teacher.logprobs`, and entropies."""
         if not self.teacher.by_step:
-            return await self.teacher.logprobs_by(self.alignment, trajectory)
-        teacher_logprobs = [logprob for step in self._steps for logprob in await step]
-        return self.teacher.checked(tuple(teacher_logprobs), trajectory)
+            return await self.teacher.scores_by(self.alignment, trajectory)
+        steps = [await step for step in self._steps]
+        logprobs = tuple(logprob for step in steps for logprob in step.logprobs)
+        entropies = tuple(entropy for step in steps for entropy in step.entropies or ())
+        return self.teacher.checked(TokenScores(logprobs=logprobs, entropies=entropies or None), trajectory)
 
-    async def _score(self, scored: Aligned, previous: asyncio.Task[tuple[float, ...]] | None) -> tuple[float, ...]:
+    async def _score(self, scored: Aligned, previous: asyncio.Task[TokenScores] | None) -> TokenScores:
         if previous is not None:
             await asyncio.wait([previous])  # its failure is raised where its scores are read
-        return await self.teacher.scorer.score(
-            scored.token_ids,
-            positions=scored.positions,
-            temperature=self.teacher.temperature,
-            trajectory_id=self.trajectory_id,
-        )
+        return await self.teacher.scores_of(scored, trajectory_id=self.trajectory_id)
 
     async def aclose(self) -> None:
         """Give up what is still asked of the engine, and let it forget the trajectory."""
