@@ -20,9 +20,10 @@ from sod import cli
 from sod.config import METHODS, PRESETS
 from sod.config.methods import DEFAULTS
 from sod.errors import CollapseError, ConfigError, DataError, InfrastructureError, SodError, StorageError
+from sod.progress.lines import PlainLines
 
 HOSTILE = ["[/]", "[bold", "[/bold]", "x[red]y", "[link=file:///]z", "\\", "a\\[b]", ":bug:", "\x1b[31m", "é汉😀", "\n"]
-COMMANDS = ("demo", "train", "sft", "hints", "eval", "report", "doctor", "methods", "memory", "sandbox")
+COMMANDS = ("demo", "train", "sft", "hints", "eval", "report", "view", "doctor", "methods", "memory", "sandbox")
 
 runner = CliRunner()
 
@@ -50,7 +51,8 @@ def test_every_command_has_help(command: str) -> None:
 
 def test_help_of_a_command_imports_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['sod', 'train', '--help']\nfrom sod.cli import main\ntry: main()\nfinally: "
-    code += "print([name for name in ('torch', 'transformers', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    code += "print([name for name in ('torch', 'transformers', 'pyarrow', 'matplotlib', 'rich.live', 'wandb') "
+    code += "if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "RUN.toml" in done.stdout
@@ -98,8 +100,8 @@ def test_an_error_is_one_message(monkeypatch: pytest.MonkeyPatch, error: SodErro
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_an_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    assert failing(monkeypatch, DataError(f"a {text} b")).stderr == f"DataError: a {text} b\n"
+def test_an_error_is_printed_as_it_is_without_escapes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    assert failing(monkeypatch, DataError(f"a {text} b")).stderr == f"DataError: a {text} b\n".replace("\x1b[31m", "")
 
 
 def test_a_long_error_stays_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +185,7 @@ def test_flags_of_eval_are_settings(taken: list[Any]) -> None:
     assert (config.model.path, named, config.samples, config.run) == (name, ["123", "a/b.jsonl"], 7, "r [/]")
     assert "[bold]x 2 50.0% [25.0, 75.0] 75.0% - 4 12% 1.50 25% 20" in " ".join(result.stdout.split())
     assert "3 samples are missing" in result.stdout
+    assert "benchmarks {" not in result.stdout
     assert "Run directory: r [/]" in result.stdout
 
 
@@ -212,6 +215,39 @@ def test_regrading_takes_everything_from_the_run(tmp_path: Path) -> None:
 def test_a_run_with_missing_samples_ends_with_1(taken: list[Any]) -> None:
     result = runner.invoke(cli.app, ["eval", "--model", "m", "--benchmark", "b", "--out", "incomplete"])
     assert (result.exit_code, len(taken)) == (1, 1)
+
+
+def test_view_serves_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is how it ends, so it ends without a word."""
+    import webbrowser
+
+    import sod.view
+
+    served: list[Any] = []
+    opened: list[str] = []
+
+    def serve(runs: Any, *, port: int, on_ready: Any) -> None:
+        served.append((runs, port))
+        on_ready("http://127.0.0.1:8123/")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sod.view, "serve", serve)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    result = runner.invoke(cli.app, ["view", "runs/a", "runs/b", "--port", "8123"])
+    assert (result.exit_code, result.stdout) == (0, "http://127.0.0.1:8123/   (Ctrl-C ends)\n"), result.stderr
+    assert (served, opened) == ([([Path("runs/a"), Path("runs/b")], 8123)], ["http://127.0.0.1:8123/"])
+    assert runner.invoke(cli.app, ["view", "runs/a", "--no-browser"]).exit_code == 0
+    assert len(opened) == 1
+
+
+def test_view_exports_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sod.view
+
+    monkeypatch.setattr(sod.view, "export", lambda run, out, *, limit: out / f"{run}-{limit}.html")
+    result = runner.invoke(cli.app, ["view", "a", "--export", str(tmp_path), "--limit", "7"])
+    assert result.stdout == f"Pages: {tmp_path / 'a-7.html'}\n"
+    result = runner.invoke(cli.app, ["view", "a", "b", "--export", str(tmp_path)])
+    assert (result.exit_code, result.stderr[:13]) == (2, "ConfigError: ")
 
 
 def test_compare_needs_two_runs(tmp_path: Path) -> None:
@@ -304,7 +340,7 @@ SIGNAL = {"divergence": 0.4, "weight": float("nan"), "log_ratio_control": -0.25}
 
 
 def shown(capsys: pytest.CaptureFixture[str], event: str, values: Any) -> str:
-    cli._print_event(event, values)
+    PlainLines(cli.console)(event, values)
     return capsys.readouterr().out
 
 
@@ -333,11 +369,12 @@ def test_a_cold_starts_events(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    alarm = shown(capsys, "alarm", {"update": 1, "message": f"problem {text}!"})
-    assert alarm == f"ALARM at update 1: problem {text}!\n"
-    assert shown(capsys, "finished", {"run": f"runs/{text}"}).startswith(f"runs/{text} is finished already")
-    assert shown(capsys, "something new", {"problem_id": text, "n": 1}) == f"problem_id {text}  n 1\n"
+def test_hostile_text_is_printed_harmlessly(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Markup as it is; what would move the cursor or begin another line is gone."""
+    harmless = {"\x1b[31m": "", "\n": ""}.get(text, text)
+    alarm = shown(capsys, "alarm", {"update": 1, "message": f"problem{text}!"})
+    assert alarm == f"ALARM at update 1: problem{' ' if text == chr(10) else ''}{harmless}!\n"
+    assert shown(capsys, "something new", {"problem_id": f"a{harmless}", "n": 1}) == f"problem_id a{harmless}  n 1\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -345,7 +382,8 @@ def test_what_the_terminal_cannot_write_does_not_end_a_run(encoding: str) -> Non
     code = (
         "import sys; sys.argv = ['sod', 'sft', 'x.toml']\nimport sod.config, sod.errors, sod.cli\n"
         "def load(*_, **__):\n"
-        "    sod.cli._print_event('alarm', {'update': 1, 'message': 'problem \\ud800 é'})\n"
+        "    from sod.progress.lines import PlainLines\n"
+        "    PlainLines(sod.cli.console)('finished', {'run': 'problem é'})\n"
         "    raise sod.errors.ConfigError('also \\ud800 é')\n"
         "sod.config.load = load\nsod.cli.main()\n"
     )
@@ -353,8 +391,9 @@ def test_what_the_terminal_cannot_write_does_not_end_a_run(encoding: str) -> Non
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment)
     assert done.returncode == 2, done.stderr
     e = "é".encode() if encoding == "utf-8" else b"\\xe9"
-    assert done.stdout == b"ALARM at update 1: problem \\ud800 " + e + b"\n"
-    assert done.stderr == b"ConfigError: also \\ud800 " + e + b"\n"
+    assert done.stdout.startswith(b"problem " + e + b" is finished already")
+    lost = "\ufffd".encode() if encoding == "utf-8" else b"\\ufffd"
+    assert done.stderr == b"ConfigError: also " + lost + b" " + e + b"\n"
 
 
 def test_the_real_command_fails_with_one_message(tmp_path: Path) -> None:

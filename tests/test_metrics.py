@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +19,10 @@ from sod.metrics import STATUS_SHARES, lost_metrics, signal_metrics, tool_second
 from sod.models.scripted import ScriptedScorer
 from sod.rollouts import Harvest
 from sod.sandbox import ExecutionResult
+from sod.trackers.names import GROUPS, grouped
 from sod.types import Score, StopReason, ToolCall, ToolResult, ToolStatus, Trajectory, Turn
 from stage import ANSWER, STOP, WRONG, Stage, asking
+from whole_runs import make_world, run
 
 ERROR = ExecutionResult(status="error", stdout="", stderr="NameError: x", exit_code=1)
 
@@ -217,3 +222,54 @@ def test_nothing_to_average_is_zero_and_not_nan(harvest: Harvest) -> None:
         control_token_ids=[1, 2],
     )
     assert (metrics["divergence_wrong"], metrics["log_ratio_control"], metrics["log_ratio_control_min"]) == (0, 0, 0)
+
+
+# ---- the table of all of them
+
+SOMETIMES = {"unjudged", "teacher_loss", "gpu_gib", "host_gib", "straggler_s", "num_tokens", "elapsed_s"}
+SOMETIMES |= {"agreement_after_failure", "agreement_elsewhere"}
+"""With rubrics, divergences of distributions, a GPU, Linux, staleness, in a cold start; where enough calls failed."""
+OF_EVAL = {"num_missing", "correct"}
+"""Only `sod eval` tells them."""
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Group -> name -> unit of the table in docs/metrics.md; `a_1` ... `a_3` in a row stands for three."""
+    table: dict[str, dict[str, str]] = {}
+    for row in (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines():
+        if not row.startswith("| `"):
+            continue
+        names, group, writer, unit, meaning = (cell.strip() for cell in row.strip("|").split(" | "))
+        assert writer, row
+        assert meaning, row
+        listed = re.findall(r"`([^`]+)`", names)
+        if "..." in names:
+            stem, last = re.fullmatch(r"(.*_)(\d+)", listed[1]).groups()  # type: ignore[union-attr]
+            listed = [f"{stem}{number}" for number in range(1, int(last) + 1)]
+        table.setdefault(group, {}).update(dict.fromkeys(listed, unit))
+    return table
+
+
+def test_the_document_has_every_metric_with_its_group_and_unit() -> None:
+    table = documented()
+    assert set(table.pop("-")) == {"update", "evaluate_s", "tools", "by_samples", "tool_status", "stop_reasons"}
+    assert table == {group: dict(names) for group, names in GROUPS.items()}
+
+
+def test_a_real_run_tells_what_the_table_has(tmp_path: Path, tokenizer: Any, tiny_module: Callable[[int], Any]) -> None:
+    """Nothing that it does not name, and nothing in it that nobody tells."""
+    world = make_world(tmp_path, tokenizer, tiny_module)
+    update = {"num_updates": 1, "prompts": 2, "samples": 3, "evaluate_every": 1}
+    events = run(
+        world.config(tmp_path / "run", update=update, evaluation={"path": str(world.problems)}, evaluation_samples=2)
+    )
+    (told,) = (values for event, values in events if event == "update")
+    names = {name.partition("/")[2] for name in grouped(told) if not name.startswith("other/")}
+    assert [name for name in grouped(told) if name.startswith("other/")] == []
+    expected = {name for group, each in GROUPS.items() if group != "evaluation" for name in each}
+    missing = {name for name in expected - names if not re.search(r"_step_[2-8]$", name)}
+    assert missing <= SOMETIMES
+    evaluations = [values for event, values in events if event == "evaluation"]
+    assert len(evaluations) == 2
+    others = {"update", "by_samples", "tool_status", "stop_reasons"}
+    assert set(evaluations[0]) - others == set(GROUPS["evaluation"]) - OF_EVAL

@@ -1,4 +1,4 @@
-"""The command `sod`: demo, traces, sft, hints, train, eval, compare, report, methods, memory, sandbox, doctor.
+"""The command `sod`: demo, traces, sft, hints, train, eval, compare, report, view, methods, memory, sandbox, doctor.
 
 Commands read a config, call one function of the package, and turn its errors into one clear message. Nothing heavy is
 imported before a command needs it.
@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import glob
 from io import TextIOWrapper
@@ -27,10 +27,7 @@ from sod import __version__
 from sod.errors import SodError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sod.config import HintsConfig, SandboxConfig, TracesConfig
-    from sod.estimates import Comparison
 
 
 class _Commands(TyperGroup):
@@ -59,6 +56,7 @@ HintsFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Problems
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: optimizer.lr=1e-5 teacher=none")
 ]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the live view, as in a file or a pipe.")]
 
 
 def main() -> None:
@@ -74,7 +72,9 @@ def _one_message() -> Iterator[None]:
     try:
         yield
     except SodError as error:
-        errors.print(Text.assemble((f"{type(error).__name__}:", "bold red"), f" {error}"), soft_wrap=True)
+        from sod.report.untrusted import clean  # it may quote a row of data, or what a tool printed
+
+        errors.print(Text.assemble((f"{type(error).__name__}:", "bold red"), f" {clean(error)}"), soft_wrap=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)
     except KeyboardInterrupt:
         errors.print("Interrupted. What was finished is on disk; the same command goes on from there.")
@@ -114,38 +114,43 @@ def demo(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Remake the cold-started pair first (about half an hour on 2 cores).")
     ] = False,
+    plain: Plain = False,
 ) -> None:
     """The whole job on this machine in minutes: evaluate, distil with OPD and SOD, evaluate, compare."""
     _quiet()
     from sod.demo.story import tell
 
-    tell(run, seed=seed, from_scratch=from_scratch, console=console)
+    tell(run, seed=seed, from_scratch=from_scratch, console=console, plain=plain)
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None) -> None:
+def train(config: ConfigFile, overrides: Overrides = None, plain: Plain = False) -> None:
     """Distil or run GRPO by one of `sod methods`, as RUN.toml says; continues an interrupted run."""
     from sod.config import TrainConfig, load
 
     settings = load(TrainConfig, config, overrides=overrides or ())
     _quiet()
+    from sod.progress import watching
     from sod.train import train as run_training
 
-    run_training(settings, listener=_print_event)
+    with watching(settings, console=console, plain=plain) as listener:
+        run_training(settings, listener=listener)
     _say(f"Run directory: {settings.run}   (sod report {settings.run})")
 
 
 @app.command()
-def sft(config: ConfigFile, overrides: Overrides = None) -> None:
+def sft(config: ConfigFile, overrides: Overrides = None, plain: Plain = False) -> None:
     """Cold-start a student on traces, as RUN.toml says."""
     from sod.config import SFTConfig, load
 
     settings = load(SFTConfig, config, overrides=overrides or ())
     _quiet()
+    from sod.progress import watching
     from sod.sft import final_model
     from sod.sft import sft as run_sft
 
-    run_sft(settings, listener=_print_event)
+    with watching(settings, console=console, plain=plain) as listener:
+        run_sft(settings, listener=listener)
     _say(f"Model: {final_model(settings.run)}")
 
 
@@ -176,16 +181,15 @@ def traces(
 
 
 async def _make_traces(config: TracesConfig) -> None:
-    from rich.progress import Progress
-
+    from sod.progress.counter import counting
+    from sod.progress.lines import sandbox_line
     from sod.sandbox import make_sandbox
     from sod.traces import check_target, make_traces, write_traces
 
     check_target(config.out)
     async with make_sandbox(config.sandbox) as sandbox:
         _say(sandbox_line(sandbox.layers))
-        with Progress(console=errors, transient=True) as bar:
-            task = bar.add_task("traces", total=None)
+        with counting("traces", console=errors) as on_progress:
             made = await make_traces(
                 config.sources,
                 sandbox=sandbox,
@@ -193,7 +197,7 @@ async def _make_traces(config: TracesConfig) -> None:
                 format=config.format,
                 limit=config.limit,
                 instruction=config.instruction,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                on_progress=on_progress,
             )
     write_traces(config.out, made)
     for reason, count in made.dropped.items():
@@ -212,13 +216,11 @@ def hints(config: HintsFile, overrides: Overrides = None) -> None:
 
 
 async def _write_hints(config: HintsConfig) -> None:
-    from rich.progress import Progress
-
     from sod.hints import make_hints
+    from sod.progress.counter import counting
 
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("hints", total=None)
-        count = await make_hints(config, on_progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("hints", console=errors) as on_progress:
+        count = await make_hints(config, on_progress=on_progress)
     for fault, number in count.without.items():
         _say(f"Without a hint {number}: {fault}")
     total = count.written + sum(count.without.values())
@@ -241,6 +243,7 @@ def evaluate(
     regrade: Annotated[
         str, typer.Option(metavar="RUN", help="Grade this run's samples again from their raw outputs, without a model.")
     ] = "",
+    plain: Plain = False,
 ) -> None:
     """Evaluate a model with tools: avg@k, pass@k and maj@k with intervals; continues an interrupted run.
 
@@ -257,8 +260,11 @@ def evaluate(
     settings = load(EvalConfig, config, overrides=[*changes, *(overrides or ())])
     _quiet()
     from sod.benchmark import run_benchmarks
+    from sod.progress import watching
 
-    result = run_benchmarks(settings, listener=_print_event)
+    with watching(settings, console=console, plain=plain) as listener:
+        result = run_benchmarks(settings, listener=listener)
+        listener("result", result)
     _print_evaluation(result)
     _say(f"Run directory: {settings.run}")
     if not result["complete"]:
@@ -277,14 +283,23 @@ def _regrade(run: str, config: str | None, overrides: Sequence[str]) -> None:
     if config is not None:
         raise ConfigError(f"--regrade RUN takes its settings from the run, got {config}; leave the file out")
     _quiet()
+    from sod.progress.lines import PlainLines
     from sod.regrade import CHANGES, regrade
 
     try:
-        _print_evaluation(regrade(run, overrides=overrides, listener=_print_event))
+        _print_evaluation(regrade(run, overrides=overrides, listener=PlainLines(console)))
     except KeyboardInterrupt:
         errors.print("Interrupted. The run is as it was.")
         sys.exit(130)
     _say(f"Run directory: {run}   (what changed: {Path(run) / CHANGES})")
+
+
+def _print_evaluation(result: Mapping[str, Any]) -> None:
+    from sod.progress.tables import evaluation_lines, evaluation_table, print_wide
+
+    print_wide(evaluation_table(result), console)
+    for line in evaluation_lines(result):
+        _say(line)
 
 
 @app.command()
@@ -299,16 +314,10 @@ def compare(
     With a pattern in quotes for each side, one run a seed: two methods, on other seeds and problems.
     """
     from sod.comparison import compare_runs
+    from sod.progress.tables import comparison_table, print_wide
 
     found = compare_runs(_matching(before), _matching(after))
-    table = _plain_table("benchmark", "n", "before", "after", "difference [95 %]", "p")
-    rows = [(each.name, each.num_problems, each.before, each.after, each.comparison) for each in found.benchmarks]
-    for name, count, old, new, paired in rows:
-        table.add_row(Text(name), str(count), f"{old:.1%}", f"{new:.1%}", _difference(paired), f"{paired.p_value:.2g}")
-    if len(rows) > 1:
-        total = sum(count for _, count, *_ in rows)
-        table.add_row("all", str(total), "", "", _difference(found.overall), f"{found.overall.p_value:.2g}")
-    _print_wide(table)
+    print_wide(comparison_table(found), console)
     if len(found.pairs) > 1:
         _say(f"{len(found.pairs)} seeds, paired: " + "; ".join(f"{old} and {new}" for old, new in found.pairs))
     for warning in found.warnings:
@@ -319,10 +328,6 @@ def _matching(pattern: str) -> list[Path]:
     """A run, or those that a pattern stands for in the order of their names: `"runs/opd-[0-2]"`."""
     path = Path(pattern)
     return [path] if path.exists() else [Path(each) for each in sorted(glob(pattern)) if Path(each).is_dir()] or [path]
-
-
-def _difference(paired: Comparison) -> str:
-    return f"{100 * paired.difference:+.1f} points [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
 
 
 @app.command()
@@ -339,28 +344,45 @@ def report(
 
 
 @app.command()
+def view(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    port: Annotated[int, typer.Option(help="Port on this machine (127.0.0.1); 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write the pages as files instead.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="With --export: so many, the most telling first.")] = 500,
+) -> None:
+    """Look at trajectories in a browser: filter, read, compare siblings, see what the teacher thought of each token."""
+    from sod.errors import ConfigError
+    from sod.view import export, serve
+
+    if out is not None:
+        if len(runs) > 1:
+            raise ConfigError(f"--export writes the pages of one run, got {len(runs)}; give them one by one")
+        _say(f"Pages: {export(runs[0], out, limit=limit)}")
+        return
+    with suppress(KeyboardInterrupt):
+        serve(runs, port=port, on_ready=lambda url: _announce(url, browser=browser))
+
+
+def _announce(url: str, *, browser: bool) -> None:
+    _say(f"{url}   (Ctrl-C ends)")
+    if browser:
+        import webbrowser
+
+        webbrowser.open(url)
+
+
+@app.command()
 def methods() -> None:
     """Every method and preset of `sod train`: what it is, where it comes from, and what it sets."""
-    from sod.config import METHODS, PRESETS
-    from sod.config.methods import DEFAULTS
+    from sod.progress.tables import methods_table, presets_table, print_wide
 
-    table = _prose_table("method", "what it is", "source", "sets")
-    for name, method in METHODS.items():
-        sets = _assigned(method.settings, DEFAULTS.get(name, {}))
-        table.add_row(name, Text(method.summary), Text(method.source), Text(sets))
-    _print_wide(table)
+    print_wide(methods_table(), console)
     _say("")
-    table = _prose_table("preset", "sets where a config leaves it open")
-    for name, settings in PRESETS.items():
-        table.add_row(name, Text(_assigned(settings) or "nothing: every default is the published value"))
-    _print_wide(table)
+    print_wide(presets_table(), console)
     _say('\nWhat a method sets cannot be set otherwise, but for what has a * here. method = "custom" sets nothing.')
-
-
-def _assigned(settings: Mapping[str, Any], left_open: Mapping[str, Any] | None = None) -> str:
-    """Settings as TOML would have them, a line each: `weights.rule = "ratio"`; what can be set otherwise says so."""
-    fixed = [f"{dotted} = {json.dumps(value)}" for dotted, value in settings.items()]
-    return "\n".join([*fixed, *(f"{dotted} = {json.dumps(value)} *" for dotted, value in (left_open or {}).items())])
 
 
 @app.command()
@@ -449,6 +471,7 @@ def sandbox_serve(
 
 
 async def _serve_sandbox(settings: SandboxConfig, *, host: str, port: int) -> None:
+    from sod.progress.lines import sandbox_line
     from sod.sandbox import make_sandbox
     from sod.sandbox.serve import serve
 
@@ -460,167 +483,3 @@ async def _serve_sandbox(settings: SandboxConfig, *, host: str, port: int) -> No
 def _say(line: str | Text) -> None:
     """One line as it is: paths, ids and messages may hold what rich would take for markup."""
     console.print(line, soft_wrap=True, markup=False)
-
-
-# ---- events as lines
-
-
-def _print_event(event: str, values: Mapping[str, Any]) -> None:
-    _say(_LINES.get(event, _plain)(values))
-
-
-def _plain(values: Mapping[str, Any]) -> str:
-    return "  ".join(f"{key} {value}" for key, value in values.items())
-
-
-def _update_line(values: Mapping[str, Any]) -> str:
-    parts = [
-        f"update {values['update']:>4}",
-        f"reward {values['reward']:.3f}",
-        f"calls {values['tool_calls']:.2f}",
-        f"failed {values['failed_calls'] / max(1, values['num_calls']):.0%}",
-        f"entropy {values['entropy']:.3f}",
-    ]
-    if "divergence" in values:
-        parts += [
-            f"d {values['divergence']:.3f}",
-            f"w {values['weight']:.2f}",
-            f"control {values['log_ratio_control']:+.3f}",
-        ]
-    parts += [f"grad {values['grad_norm']:.3f}", f"{values['total_s']:.1f} s"]
-    return "  ".join(parts)
-
-
-def _step_line(values: Mapping[str, Any]) -> str:
-    return (
-        f"step {values['update']:>4}/{values['num_updates']}  loss {values['loss']:.4f}  "
-        f"grad {values['grad_norm']:.3f}  lr {values['lr']:.2e}  {values['elapsed_s']:.0f} s"
-    )
-
-
-def _evaluation_line(values: Mapping[str, Any]) -> str:
-    if not values["num_problems"]:
-        return "evaluation: no problem could be graded"
-    return (
-        f"evaluation after update {values['update']}: avg@{values['k']} {values['avg@k']:.1%} "
-        f"[{values['avg@k_low']:.1%}, {values['avg@k_high']:.1%}]  calls {values['tool_calls']:.2f}"
-    )
-
-
-def _alarm_line(values: Mapping[str, Any]) -> Text:
-    return Text.assemble(("ALARM", "bold red"), f" at update {values['update']}: {values['message']}")
-
-
-def sandbox_line(layers: Sequence[str]) -> Text:
-    """How code is cut off, loud where it is not: `sandbox level A: userns, pidns, ...`."""
-    level, *others = layers
-    text = Text(f"sandbox {level if level in ('fusion', 'unsafe') else f'level {level}'}: {', '.join(others)}")
-    if level == "unsafe":
-        text.stylize("bold red")
-        text.append("  CODE RUNS WITH YOUR OWN RIGHTS (sandbox.allow_unsafe)")
-    elif level == "B":
-        text.append("  (code can start no processes)")
-    return text
-
-
-_LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
-    "update": _update_line,
-    "step": _step_line,
-    "evaluation": _evaluation_line,
-    "alarm": _alarm_line,
-    "warning": lambda values: f"Warning: {values['message']}",
-    "sandbox": lambda values: sandbox_line(values["layers"]),
-    "finished": lambda values: f"{values['run']} is finished already; give another `run` to start anew.",
-    "resumed": lambda values: f"Continuing after update {values['update']}.",
-    "progress": lambda values: (
-        f"{values['done']:>6} of {values['total']} samples, {values['correct']:.1%} of the new ones right"
-    ),
-    "left_out": lambda values: (
-        f"Left out {values['too_long']} traces longer than max_tokens and {values['unreadable']} that the template "
-        f"cannot write; {values['kept']} are kept."
-    ),
-    "skipped": lambda values: _skipped_lines(values),
-    "regraded": lambda values: (
-        f"{values['num_changed']} of {values['num_samples']} verdicts changed: {values['now_right']} now right, "
-        f"{values['now_wrong']} now wrong, {values['now_ungraded']} that nobody can grade."
-    ),
-}
-
-
-def _skipped_lines(values: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"{values['name']}: left out {count} rows: {reason} (row {', '.join(map(str, values['named'][reason]))}"
-        f"{', ...' if count > len(values['named'][reason]) else ''})"
-        for reason, count in values["skipped"].items()
-    )
-
-
-def _print_evaluation(result: Mapping[str, Any]) -> None:
-    """A row a benchmark, then what it took."""
-    table = _plain_table(
-        "benchmark", "n", "avg@k", "95 %", "pass@k", "maj@k", "k", "no answer", "calls", "failed", "tokens"
-    )
-    for name, numbers in result["benchmarks"].items():
-        table.add_row(Text(name), *_evaluation_cells(numbers))
-    if len(result["benchmarks"]) > 1:
-        table.add_row("mean", "", f"{result['average']['avg@k']:.1%}")
-    _print_wide(table)
-    cost = result["cost"]
-    priced = f", {cost['price']:.2f} in price ({cost['price_per_problem']:.4f} a problem)" if cost["price"] else ""
-    _say(
-        f"{cost['elapsed_s']:.0f} s ({cost['elapsed_s_per_problem']:.1f} s a problem), {cost['sampled_tokens']:.0f} "
-        f"tokens sampled ({cost['sampled_tokens_per_problem']:.0f} a problem){priced}"
-    )
-    missing = sum(numbers["num_missing"] for numbers in result["benchmarks"].values())
-    if missing:
-        _say(
-            f"Warning: {missing} samples are missing (not drawn yet, or lost to failures of sandbox, engine or grader) "
-            "and count as neither right nor wrong; the same `sod eval` tries them again."
-        )
-
-
-WIDE = 100
-"""Columns a table of results may take in a narrower terminal: a line that wraps is easier to read than cut cells."""
-
-
-def _print_wide(table: Table) -> None:
-    Console(highlight=False, emoji=False, width=max(console.width, WIDE)).print(table, crop=False, soft_wrap=True)
-
-
-def _plain_table(*names: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    return table
-
-
-def _prose_table(*names: str) -> Table:
-    """Like `_plain_table` for sentences, which may take several lines."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, name in enumerate(names):
-        is_code = place in (0, len(names) - 1)
-        table.add_column(name, no_wrap=is_code, ratio=None if is_code else 2)
-    return table
-
-
-def _evaluation_cells(numbers: Mapping[str, Any]) -> list[str]:
-    if not numbers["num_problems"]:
-        return ["0"]
-    calls = sum(numbers["tool_status"].values())
-    failed = calls - numbers["tool_status"].get("ok", 0)
-    return [
-        str(numbers["num_problems"]),
-        f"{numbers['avg@k']:.1%}",
-        f"[{100 * numbers['avg@k_low']:.1f}, {100 * numbers['avg@k_high']:.1f}]",
-        f"{numbers['pass@k']:.1%}",
-        "-" if numbers["maj@k"] is None else f"{numbers['maj@k']:.1%}",
-        str(numbers["k"]),
-        "-" if numbers["no_answer"] is None else f"{numbers['no_answer']:.0%}",
-        f"{numbers['tool_calls']:.2f}",
-        f"{failed / calls:.0%}" if calls else "-",
-        f"{numbers['response_tokens']:.0f}",
-    ]

@@ -16,7 +16,7 @@ import torch
 from sod.agent import draw_seed
 from sod.batch import microbatches, pad
 from sod.chat import Chat, Tokenizer, TokenRecord, load_tokenizer
-from sod.config import SFTConfig, dump
+from sod.config import FREE, SFTConfig, dump
 from sod.errors import DataError, ModelError
 from sod.models.engine import load_student
 from sod.models.hf import HFModel
@@ -30,7 +30,7 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 
 def sft(config: SFTConfig, *, listener: Listener = lambda _event, _values: None) -> None:
     """Train on the config's traces and write the model; a finished run is left as it is."""
-    with RunDirectory.open(config.run, config_json=dump(config), command="sft") as run:
+    with RunDirectory.open(config.run, config_json=dump(config), command="sft", free=FREE) as run:
         if run.finished:
             listener("finished", {"run": config.run})
             return

@@ -15,6 +15,7 @@ from sod.config.reading import FREE, dump, load, overridden, parse
 from sod.config.rubrics import RubricConfig
 from sod.config.section import Section
 from sod.config.teaching import HintsConfig, TeachingConfig
+from sod.config.tracking import TrackingConfig
 from sod.config.training import GuardConfig, OptimizerConfig, SFTConfig, TrainConfig, UpdateConfig
 from sod.config.unread import unread
 
@@ -44,6 +45,7 @@ __all__ = [
     "TeachingConfig",
     "ToolConfig",
     "TracesConfig",
+    "TrackingConfig",
     "TrainConfig",
     "UpdateConfig",
     "VLLMConfig",

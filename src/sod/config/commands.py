@@ -11,6 +11,7 @@ from sod.config.episode import AgentConfig, SandboxConfig, ToolConfig
 from sod.config.models import ModelConfig, SamplingConfig
 from sod.config.problems import DataConfig, RewardConfig, ShapingConfig
 from sod.config.section import Count, FromList, NonNegative, Section
+from sod.config.tracking import TrackingConfig
 
 
 class TracesConfig(Section):
@@ -93,6 +94,8 @@ class EvalConfig(Section):
     """How answers are graded. Shaping terms are for training and refused here."""
     price: PriceConfig = PriceConfig()
     """What a run costs, to be summed up in its results."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who is told of the numbers beside the run's own files."""
 
     @field_validator("benchmarks", mode="before")
     @classmethod

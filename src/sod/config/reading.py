@@ -21,6 +21,7 @@ _BUDGET = ("max_requests", "max_tokens")
 FREE = (
     "run",
     "price.",
+    "tracking.",
     "agent.max_concurrent",
     "sandbox.workers",
     "sandbox.concurrent_per_worker",

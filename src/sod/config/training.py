@@ -15,6 +15,7 @@ from sod.config.problems import DataConfig, RewardConfig
 from sod.config.rubrics import RubricConfig
 from sod.config.section import Count, Decay, Fraction, FromList, NonNegative, Positive, Section
 from sod.config.teaching import TeachingConfig
+from sod.config.tracking import TrackingConfig
 
 
 class OptimizerConfig(Section):
@@ -149,6 +150,8 @@ class TrainConfig(Section):
     """How much is sampled and learned per update, and when to evaluate and save."""
     guards: GuardConfig = GuardConfig()
     """Rules that warn of a run that goes wrong, or stop it."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who is told of the metrics beside the run's own files."""
 
     @model_validator(mode="before")
     @classmethod
@@ -347,6 +350,8 @@ class SFTConfig(Section):
     """The tool that the prompts offer."""
     optimizer: ColdStartOptimizerConfig = ColdStartOptimizerConfig()
     """AdamW and its schedule."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who is told of the metrics beside the run's own files."""
 
     @model_validator(mode="after")
     def _only_trains(self) -> Self:

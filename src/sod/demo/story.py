@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sod.benchmark import run_benchmarks
@@ -26,9 +26,13 @@ from sod.demo import world
 from sod.demo.coldstart import cold_start
 from sod.errors import ConfigError
 from sod.estimates import Comparison, compare
+from sod.progress import Listener, watching
 from sod.report import show_trajectory, telling_trajectory, write_report
 from sod.runs import read_trajectories
 from sod.train import train
+
+Watched: TypeAlias = Callable[[EvalConfig | TrainConfig], AbstractContextManager[Listener]]
+"""Gives a run its listener."""
 
 METHODS = ("opd", "sod")
 NUM_TRAIN = 4000
@@ -74,20 +78,22 @@ def tell(
     seed: int,
     from_scratch: bool,
     console: Console,
+    plain: bool = False,
     scale: Scale = Scale(),
 ) -> None:
-    """Do it all and print what came out. A second call reuses what is finished."""
+    """Do it all and print what came out, `plain` without the live view. A second call reuses what is finished."""
     start = time.perf_counter()
     place = Place(directory=directory, seed=seed, scale=scale)
+    watched = partial(watching, console=console, plain=plain)
     write_problems(place)
     if from_scratch:
         cold_start(place.models, console=console)
     console.print("[bold]1. The cold-started student before distillation[/]")
-    results = {"start": _evaluate(place, "start", _model(place, "student"), console)}
+    results = {"start": _evaluate(place, "start", _model(place, "student"), watched, console)}
     for number, method in enumerate(METHODS, start=2):
         console.print(f"[bold]{number}. Distil with {method.upper()}[/] from the same start and seed")
-        model = _distil(place, method, console)
-        results[method] = _evaluate(place, method, model, console)
+        model = _distil(place, method, watched)
+        results[method] = _evaluate(place, method, model, watched, console)
     console.print(_table(results, {name: problem_means(place.evaluation(name))[TEST] for name in results}, scale))
     _show(place, console)
     console.print(f"Done in {time.perf_counter() - start:.0f} s.")
@@ -122,7 +128,7 @@ def _model(place: Place, size: str) -> Path:
         return packaged
 
 
-def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping[str, Any]:
+def _evaluate(place: Place, name: str, model: Path, watched: Watched, console: Console) -> Mapping[str, Any]:
     config = EvalConfig.model_validate(
         {
             "run": str(place.evaluation(name)),
@@ -134,16 +140,8 @@ def _evaluate(place: Place, name: str, model: Path, console: Console) -> Mapping
             **_shared_limits(place),
         }
     )
-    with _bar(console) as bar:
-        task = bar.add_task("evaluate", total=place.scale.num_test * place.scale.test_samples)
-
-        def listen(event: str, values: Mapping[str, Any]) -> None:
-            if event == "progress":
-                bar.update(task, completed=values["done"])
-            elif event == "finished":
-                console.print(f"   {name}: finished already, taken from {escape(str(values['run']))}")
-
-        numbers: Mapping[str, Any] = run_benchmarks(config, listener=listen)["benchmarks"][TEST]
+    with watched(config) as listener:
+        numbers: Mapping[str, Any] = run_benchmarks(config, listener=listener)["benchmarks"][TEST]
     console.print(f"   avg@{numbers['k']} {numbers['avg@k']:.1%}, {numbers['tool_calls']:.1f} tool calls a trajectory")
     return numbers
 
@@ -168,35 +166,12 @@ def train_config(place: Place, method: str) -> TrainConfig:
         )
 
 
-def _distil(place: Place, method: str, console: Console) -> Path:
+def _distil(place: Place, method: str, watched: Watched) -> Path:
     """Train with one method; returns where the trained student lies."""
     config = train_config(place, method)
-    with _bar(console) as bar:
-        task = bar.add_task(method, total=config.update.num_updates)
-
-        def listen(event: str, values: Mapping[str, Any]) -> None:
-            if event == "update":
-                text = (
-                    f"{method}  reward {values['reward']:.2f}  d {values['divergence']:.2f}  w {values['weight']:.2f}"
-                )
-                bar.update(task, completed=values["update"], description=f"{text}  calls {values['tool_calls']:.1f}")
-            elif event == "alarm":
-                console.print(f"   [bold red]ALARM[/] at update {values['update']}: {escape(str(values['message']))}")
-            elif event != "sandbox":
-                console.print(f"   {method}: {event} {escape(str(dict(values)))}")
-
-        train(config, listener=listen)
+    with watched(config) as listener:
+        train(config, listener=listener)
     return place.run(method) / "checkpoints" / f"update-{config.update.num_updates:06d}" / "model"
-
-
-def _bar(console: Console) -> Progress:
-    columns = (
-        TextColumn("   {task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=not console.is_terminal)
 
 
 def _table(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]], scale: Scale) -> Table:
