@@ -4,7 +4,7 @@
 #   make demo TORCH_INDEX=URL        another package index for torch (its CPU builds, say)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-vllm check format clean setup-demo setup-dev setup-vllm
+.PHONY: help demo test test-fast test-vllm check docs format clean setup-demo setup-dev setup-vllm
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ check: setup-dev ## lint, formatting, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+docs: setup-dev ## build the documentation into build/site, strictly
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: setup-dev ## rewrite the source as `make check` wants it
 	@$(BIN)/ruff check --fix .
