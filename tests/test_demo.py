@@ -43,7 +43,7 @@ def test_the_demo_tells_its_story(told: tuple[Path, str]) -> None:
         assert f"{100 * numbers['avg@k']:.1f}" in text
     pictures = {path.name for path in place.run("report").glob("*.png")}
     assert any(name.startswith("divergence") for name in pictures)
-    assert any(name.startswith("updates") for name in pictures)
+    assert any(name.startswith("training") for name in pictures)
 
 
 @pytest.mark.slow

@@ -218,4 +218,4 @@ def _show(place: Place, console: Console) -> None:
         console.print("[bold]One trajectory, step by step[/]: d is the gap to the teacher in nats, w the trust in it")
         console.print(show_trajectory(record), markup=False, soft_wrap=True)
     report = write_report([place.run(method) for method in METHODS], place.run("report"))
-    console.print(f"Tables and pictures: {report.parent}", soft_wrap=True)
+    console.print(f"Report, to open in a browser: {report}", soft_wrap=True)

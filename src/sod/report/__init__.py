@@ -1,4 +1,4 @@
-"""Runs -> tables and figures: `write_report` for run directories, `show_trajectory` for one trajectory as text.
+"""Runs -> one page of tables and figures: `write_report`; `show_trajectory` for one trajectory as text.
 
 What is read here was partly written by a model: nothing of it may break the page or the terminal (`untrusted.py`).
 """
@@ -14,7 +14,7 @@ __all__ = ["show_trajectory", "telling_trajectory", "write_report"]
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write report.md and its figures for one or several run directories; returns the path of report.md.
+    """Write report.html for one or several run directories, and its figures beside it as SVG and PNG; returns its path.
 
     They go to `out`, or to the folder report/ of the first run. Runs that are still written to are fine: what is there
     is shown. Lines that cannot be read are skipped and counted.
@@ -22,7 +22,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     Raises DataError for a directory without a run or a run without results, ConfigError when matplotlib is missing,
     StorageError when the report cannot be written.
 
-        write_report([Path("runs/sod"), Path("runs/opd")])  ->  runs/sod/report/report.md
+        write_report([Path("runs/sod"), Path("runs/opd")])  ->  runs/sod/report/report.html
     """
     from sod.report.write import write
 

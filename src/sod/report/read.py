@@ -6,15 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sod.errors import DataError
+from sod.report.classes import Classes
+from sod.report.costs import Costs, read_costs
+from sod.report.labels import labels_of
 from sod.report.steps import StepMeans, outcomes_of
 from sod.report.trajectory import step_values, telling_rank
-from sod.report.untrusted import count, items, line, mapping, number, read_lines, read_object
+from sod.report.untrusted import count, items, line, mapping, number, read_lines, read_object, too_deep
 
 MAX_ALARMS = 100
 _MARKERS = ("config.json", "run.json", "metrics.jsonl")
+
+Verdicts: TypeAlias = dict[tuple[int, str, str], dict[str, bool]]
+"""By update, benchmark and problem: whether each sample is right, by its number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +52,9 @@ class Trajectories:
     num_failed_call: int = 0
     divergence: StepMeans = field(default_factory=StepMeans)
     weight: StepMeans = field(default_factory=StepMeans)
+    teacher_entropy: StepMeans = field(default_factory=StepMeans)
+    classes: Classes = field(default_factory=Classes)
+    verdicts: Verdicts = field(default_factory=dict)
     telling: Mapping[str, Any] | None = None
     _rank: tuple[float, ...] = ()
     _lost: set[tuple[Any, ...]] = field(default_factory=set)
@@ -66,22 +75,30 @@ class Trajectories:
             self._lost.add(key)
             return True
         self._lost.discard(key)
-        if "sealed" in record:  # its texts must not be shown; the result has its numbers
+        correct = mapping(record["score"]).get("correct")
+        if isinstance(correct, bool):
+            place = (count(record.get("update")) or 0, key[1] if "benchmark" in record else "", key[2])
+            self.verdicts.setdefault(place, {})[key[3]] = correct  # the last line of a sample counts
+        if "sealed" in record:  # its texts must not be shown
             self.num_sealed += 1
             return True
-        correct = mapping(record["score"]).get("correct")
         if not isinstance(correct, bool):
             return False
+        self._add_shown(record, correct=correct)
+        return True
+
+    def _add_shown(self, record: Mapping[str, Any], *, correct: bool) -> None:
         outcomes = outcomes_of(record, correct=correct)
         self.num_graded += 1
         self.num_correct += correct
         self.num_failed_call += "failed call" in outcomes
-        for name, means in (("divergence", self.divergence), ("weight", self.weight)):
+        by_step = {"divergence": self.divergence, "weight": self.weight, "teacher_entropy": self.teacher_entropy}
+        for name, means in by_step.items():
             means.add(step_values(record, name), outcomes=outcomes, problem=record["problem_id"])
+        self.classes.add(record)
         rank = telling_rank(record)
-        if rank > self._rank:
+        if rank > self._rank and not too_deep(record):
             self.telling, self._rank = record, rank
-        return True
 
 
 @dataclass(kw_only=True)
@@ -90,9 +107,10 @@ class Run:
 
     path: Path
     label: str = ""
+    place: int = 0
+    """Among the runs of the report: decides its colour, marker and dash in every figure."""
     config: Mapping[str, Any]
-    session: Mapping[str, Any]
-    num_sessions: int
+    sessions: Sequence[Mapping[str, Any]]
     command: str
     status: Mapping[str, Any]
     result: Mapping[str, Any]
@@ -100,11 +118,15 @@ class Run:
     updates: Sequence[Mapping[str, float]] = ()
     evaluations: Sequence[EvaluationPoint] = ()
     alarms: Sequence[Alarm] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by phase, and "total_s"."""
+    costs: Costs = field(default_factory=Costs)
     trajectories: Trajectories = field(default_factory=Trajectories)
     skipped: Counter[str] = field(default_factory=Counter)
     """Lines that could not be read, by file."""
+
+    @property
+    def session(self) -> Mapping[str, Any]:
+        """Facts of the last session."""
+        return self.sessions[-1] if self.sessions else {}
 
     @property
     def method(self) -> str:
@@ -116,6 +138,21 @@ class Run:
         pairs = [(update["update"], update[name]) for update in self.updates if name in update]
         return [update for update, _ in pairs], [value for _, value in pairs]
 
+    @property
+    def trained(self) -> bool:
+        """It sampled and learned from what it sampled."""
+        return bool(self.series("accuracy")[1])
+
+    @property
+    def cold_start(self) -> bool:
+        """Its updates are optimizer steps on traces: a loss, no rollouts."""
+        return bool(self.series("loss")[1]) and not self.trained
+
+    @property
+    def in_training(self) -> list[EvaluationPoint]:
+        """Evaluations between updates."""
+        return [point for point in self.evaluations if not point.benchmark]
+
 
 def read_run(path: Path) -> Run:
     """Everything the report needs of one directory. Raises DataError when it holds no run or no results yet."""
@@ -125,27 +162,35 @@ def read_run(path: Path) -> Run:
         )
     if not any((path / name).exists() for name in _MARKERS):
         raise DataError(f"{path} must be a run directory, got none of {', '.join(_MARKERS)} in it; give another path")
-    facts = read_object(path / "run.json")
+    facts, config, status, result = (
+        _shallow(read_object(path / name)) for name in ("run.json", "config.json", "status.json", "evaluation.json")
+    )
     sessions = [mapping(session) for session in items(facts.get("sessions"))]
     run = Run(
         path=path,
-        config=read_object(path / "config.json"),
-        session=sessions[-1] if sessions else {},
-        num_sessions=len(sessions),
+        config=config,
+        sessions=sessions,
         command=line(facts.get("command", "run"), width=40),
-        status=read_object(path / "status.json"),
-        result=read_object(path / "evaluation.json"),
+        status=status,
+        result=result,
     )
     _read_metrics(run)
-    if not (run.updates or run.evaluations):
+    _read_trajectories(run)
+    run.skipped = +run.skipped  # those above 0
+    if not (run.updates or run.evaluations or run.trajectories.verdicts):
         raise DataError(
-            f"{path} must hold at least one update or evaluation, got none (state: "
+            f"{path} must hold at least one update, evaluation or graded sample, got none (state: "
             f"{line(run.status.get('state', 'unknown'), width=40)}, unreadable lines: {run.skipped['metrics.jsonl']}); "
             "run its command again to continue it"
         )
-    _read_timing(run)
-    _read_trajectories(run)
+    run.costs = read_costs(path / "timing.jsonl")
+    if run.costs.num_skipped:
+        run.skipped["timing.jsonl"] += run.costs.num_skipped
     return run
+
+
+def _shallow(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {} if too_deep(value) else value
 
 
 def _read_metrics(run: Run) -> None:
@@ -175,40 +220,19 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _read_timing(run: Run) -> None:
-    """Phases add up. `elapsed_s` of a cold start is a clock: its last reading is the total."""
-    totals: dict[str, float] = {}
-    total_s = elapsed_s = 0.0
-    for record in read_lines(run.path / "timing.jsonl"):
-        if record is None:
-            run.skipped["timing.jsonl"] += 1
-            continue
-        seconds = {key: value for key, value in _numbers(record).items() if key.endswith("_s") and value >= 0}
-        elapsed_s = max(elapsed_s, seconds.pop("elapsed_s", 0.0))
-        whole_s = seconds.pop("total_s", 0.0)
-        total_s += max(whole_s, sum(seconds.values()))
-        for name, value in seconds.items():
-            totals[name] = totals.get(name, 0.0) + value
-    run.seconds = {**totals, "total_s": max(total_s, elapsed_s)}
-
-
 def _read_trajectories(run: Run) -> None:
     for record in read_lines(run.path / "trajectories.jsonl"):
-        if record is None or not run.trajectories.add(record):
-            run.skipped["trajectories.jsonl"] += 1
+        try:
+            known = record is not None and run.trajectories.add(record)
+        except RecursionError:  # lists in lists without end
+            known = False
+        run.skipped["trajectories.jsonl"] += not known
 
 
 def label_runs(runs: Sequence[Run]) -> None:
-    """Names short enough for a legend and different from each other: the method, then seed, then directory."""
-    makers = (
-        lambda run: run.method,
-        lambda run: f"{run.method}, seed {line(run.config.get('seed', '?'), width=12)}",
-        lambda run: f"{run.method} ({line(run.path.name, width=40)})",
-        lambda run: f"{run.method} ({line(run.path, width=80)})",
+    """Names short enough for a legend and different from each other, and a place (a colour) for each run."""
+    labels = labels_of(
+        [run.path for run in runs], [run.method for run in runs], [run.config.get("seed") for run in runs]
     )
-    for make in makers:
-        labels = [make(run) for run in runs]
-        if len(set(labels)) == len(runs):
-            break
-    for run, label in zip(runs, labels, strict=True):
-        run.label = label
+    for place, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        run.label, run.place = label, place

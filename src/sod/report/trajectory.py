@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sod.report.untrusted import clean, count, items, line, mapping, number
 from sod.types import StopReason, ToolStatus
@@ -84,7 +85,7 @@ def show_trajectory(record: Mapping[str, Any]) -> str:
     """
     turns = [mapping(turn) for turn in items(record.get("turns"))]
     divergences, weights = step_values(record, "divergence"), step_values(record, "weight")
-    parts = [_headline(record)]
+    parts = [headline(record)]
     if divergences or weights:
         parts.append("\n".join(_table(turns, divergences, weights)))
     for index, turn in enumerate(turns):
@@ -98,7 +99,8 @@ def show_trajectory(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _headline(record: Mapping[str, Any]) -> str:
+def headline(record: Mapping[str, Any]) -> str:
+    """Which trajectory it is and how it ended: two lines of ours."""
     where = f"Problem {line(record.get('problem_id', '?'), width=80)}, sample {_whole(record.get('sample'))}"
     update = count(record.get("update"))
     if update:
@@ -150,6 +152,26 @@ def _bar(value: float | None, most: float) -> str:
 
 
 def _turn_lines(turn: Mapping[str, Any]) -> Iterator[str]:
+    """A step's parts as lines behind margins."""
+    for part in parts_of(turn):
+        if part.title:
+            yield part.title
+        yield from _margin(part.text, f"{part.mark} ")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A piece of a step: what the student wrote (mark `|`), an argument of its call (`>`), a result (`<`).
+
+    `title` is one clean line of ours; `text` is as it was written and may be anything.
+    """
+
+    mark: Literal["|", ">", "<"]
+    title: str = ""
+    text: str = ""
+
+
+def parts_of(turn: Mapping[str, Any]) -> Iterator[Part]:
     """Text, calls and results of one step. A single readable call is shown apart, decoded; others as written."""
     text = str(turn.get("text", ""))
     calls = [mapping(call) for call in items(turn.get("calls"))]
@@ -157,27 +179,33 @@ def _turn_lines(turn: Mapping[str, Any]) -> Iterator[str]:
     inside, closed, after = rest.rpartition("</tool_call>")
     apart = len(calls) == 1 and "name" in calls[0] and bool(mark) and bool(closed) and "<tool_call>" not in inside
     for part in (before, after) if apart else (text,):
-        yield from _margin(part, "| ")
+        yield Part(mark="|", text=part)
     for call in calls:
         if "name" not in call:
-            yield f"call that could not be read: {line(call.get('reason', ''))}"
+            yield Part(mark=">", title=f"call that could not be read: {line(call.get('reason', ''))}")
         elif apart:
-            yield from _call_lines(call)
+            yield from _call_parts(call)
     for result in (mapping(each) for each in items(turn.get("results"))):
-        yield f"result: {line(result.get('status', '?'), width=40)}"
-        yield from _margin(str(result.get("text", "")), "< ")
+        status = line(result.get("status", "?"), width=40)
+        yield Part(mark="<", title=f"result: {status}", text=str(result.get("text", "")))
 
 
-def _call_lines(call: Mapping[str, Any]) -> Iterator[str]:
+def _call_parts(call: Mapping[str, Any]) -> Iterator[Part]:
     arguments = mapping(call.get("arguments"))
     names = ", ".join(line(name, width=40) for name in arguments)
-    yield f"call: {line(call['name'], width=60)}({names})"
+    yield Part(mark=">", title=f"call: {line(call['name'], width=60)}({names})")
     for value in arguments.values():
-        yield from _margin(str(value), "> ")
+        yield Part(mark=">", text=str(value))
 
 
 def _margin(text: str, mark: str) -> Iterator[str]:
-    """The lines of a text behind a mark, wrapped at MAX_COLUMNS, the middle left out beyond MAX_LINES."""
+    """The lines of a text behind a mark; what is said of lines left out stands without it."""
+    for each, ours in shown_lines(text):
+        yield f"  {each}" if ours else f"{mark}{each}".rstrip()
+
+
+def shown_lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Clean lines, wrapped at MAX_COLUMNS, the middle left out beyond MAX_LINES; True goes with a line of ours."""
     lines = [
         each[start : start + MAX_COLUMNS]
         for each in clean(text).strip().split("\n")
@@ -185,11 +213,10 @@ def _margin(text: str, mark: str) -> Iterator[str]:
     ]
     if lines == [""]:
         return
-    if len(lines) > MAX_LINES:
+    left_out = len(lines) - 2 * (MAX_LINES // 2) if len(lines) > MAX_LINES else 0
+    if left_out:
         half = MAX_LINES // 2
-        left_out = len(lines) - 2 * half
-        lines = [*lines[:half], *lines[-half:]]
-        yield from (f"{mark}{each}".rstrip() for each in lines[:half])
-        yield f"  [{left_out} lines left out]"
-        lines = lines[half:]
-    yield from (f"{mark}{each}".rstrip() for each in lines)
+        yield from ((each, False) for each in lines[:half])
+        yield f"[{left_out} lines left out]", True
+        lines = lines[-half:]
+    yield from ((each, False) for each in lines)

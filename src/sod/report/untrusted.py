@@ -50,6 +50,21 @@ def items(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
+def too_deep(value: object, *, limit: int = 64) -> bool:
+    """Lists and objects within each other beyond `limit`: what walks through them would fall."""
+    level: list[object] = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return any(isinstance(each, dict | list) for each in level)
+
+
 # ---- files
 
 
