@@ -53,7 +53,13 @@ from github_markdown import on_page_markdown  # noqa: E402
 sys.path.remove(str(SITE_SCRIPTS))
 
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
-REASONS = {"needs vLLM", "needs a GPU", "needs the network", "needs the environment that make sets up"}
+REASONS = {
+    "needs vLLM",
+    "needs a GPU",
+    "needs the network",
+    "needs the environment that make sets up",
+    "is the tracker's own",
+}
 FOLDERS = ("benchmarks", "dev", "docs", "examples", "scripts", "src", "tests")
 STAND_INS = {"README.md": {"sft.toml": "examples/qwen3_0.6b/sft.toml"}}
 """Files that a page names and does not show."""
