@@ -393,10 +393,11 @@ def rewarded(harvest: Harvest, rewards: Sequence[float], groups: Sequence[int] |
 
 def test_24_every_sampled_token_of_a_step_has_the_steps_weight(stage: MakeStage) -> None:
     """Token t of step k gets coef * w_k * (its own log-ratio); w is per step, the log-ratio per token."""
-    batch = collate(harvested(stage, [0.2, 0.4, 0.25], samples=1).rollouts, need_teacher=True)
+    siblings = rewarded(harvested(stage, [0.2, 0.4, 0.25]), [1.0, 0.0])
+    batch = collate(siblings, need_teacher=True)
     given = credit(batch, "sod", coef=0.5)
     log_ratio = (batch.teacher_logprobs_BT - batch.rollout_logprobs_BT)[0]
-    outcome = 1.0 / (1.0 + 1e-6)  # a group of one: mean 0, standard deviation 1, reward 1
+    outcome = 0.5 / (0.5**0.5 + 1e-6)  # a group of rewards 1 and 0: mean 0.5, standard deviation 0.71
     for k in range(3):
         tokens = batch.step_BT[0] == k
         expected = outcome + 0.5 * given.weight_BK[0, k] * log_ratio[tokens]

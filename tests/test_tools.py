@@ -473,7 +473,7 @@ def test_no_tools_at_all() -> None:
 
 
 def test_the_documents_example_works(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r"```python[^\n]*\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(), re.DOTALL)
     path = tmp_path / "capitals.py"
     path.write_text(text, encoding="utf-8")
     tools = own(f"{path}:capital")
