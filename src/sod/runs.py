@@ -47,6 +47,15 @@ _BEFORE_CONFIG = frozenset({_LOCK, "run.json", "status.json"})
 """Files that may lie in a directory whose making was cut short: config.json is written last."""
 
 
+def need_run(path: Path, *, files: Sequence[str]) -> None:
+    """Raises DataError when a path is no run directory: one that has some of these files."""
+    if not path.is_dir():
+        got = "a file" if path.exists() else "nothing there"
+        raise DataError(f"{path} must be a run directory, got {got}; give its path")
+    if not any((path / name).exists() for name in files):
+        raise DataError(f"{path} must be a run directory, got none of {', '.join(files)} in it; give another path")
+
+
 class RunDirectory:
     """A run directory, held by this process until `close`.
 
@@ -181,7 +190,7 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         with _storing(self.path / name):
-            _write_atomic(self.path / name, text.encode())
+            write_atomic(self.path / name, text.encode())
 
     # ---- checkpoints
 
@@ -215,7 +224,7 @@ class RunDirectory:
                 yield partial
                 _sync(partial)
                 _replace_folder(partial, target)
-                _write_atomic(target.with_name("latest"), f"{name}\n".encode())
+                write_atomic(target.with_name("latest"), f"{name}\n".encode())
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -240,7 +249,7 @@ class RunDirectory:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         with _storing(path):
             try:
-                _write_atomic(path, text.encode())
+                write_atomic(path, text.encode())
             except OSError:
                 with path.open("r+b") as file:
                     file.write(text.encode())
@@ -452,7 +461,8 @@ def _write_line(file: BinaryIO, record: Mapping[str, Any]) -> None:
     file.write(_json_line(record))
 
 
-def _write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
+    """The whole file or none of it, on the disk when this returns. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:

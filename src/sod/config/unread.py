@@ -29,12 +29,13 @@ READ_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "objective.log_ratio_floor": _LOG_RATIO,
     "objective.log_ratio_ceiling": _LOG_RATIO,
     "objective.trust_region": _LOG_RATIO,
+    "objective.outside": ("objective.trust_region", (float,)),
     "objective.divide_by_std": ("objective.outcome", (True,)),
     "objective.importance_cap": ("objective.importance", ("token", "sequence")),
     "objective.importance_mask": ("objective.importance", ("token", "sequence")),
     "teaching.ema_decay": ("teaching.student_copy", ("ema",)),
 }
-"""A setting, and the values of another with which it is read."""
+"""A setting, and the values of another with which it is read; `float` stands for every number."""
 
 
 def unread(config: TrainConfig) -> Iterator[str]:
@@ -45,14 +46,17 @@ def unread(config: TrainConfig) -> Iterator[str]:
     """
     for dotted, (governor, values) in READ_WITH.items():
         chosen, given = _get(config, governor), _get(config, dotted)
-        if chosen in values or given in (_default(config, dotted), PRESETS[config.preset].get(dotted)):
+        if reads(chosen, values) or given in (_default(config, dotted), PRESETS[config.preset].get(dotted)):
             continue
         yield (
             f"{dotted} = {toml(given)} does nothing with {governor} = {toml(chosen)}; it is read with "
-            f"{', '.join(map(toml, values))}"
+            f"{', '.join('a number' if value is float else toml(value) for value in values)}"
         )
-    if config.objective.trust_region == "off" and config.objective.outside != "mask":
-        yield 'objective.outside = "clip" does nothing with objective.trust_region = "off"; it is read with a number'
+
+
+def reads(chosen: Any, values: tuple[Any, ...]) -> bool:
+    """`"ratio", ("ratio", "random") -> True; 2.0, (float,) -> True`."""
+    return chosen in values or type(chosen) in values
 
 
 def _get(config: TrainConfig, dotted: str) -> Any:

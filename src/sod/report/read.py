@@ -13,8 +13,9 @@ from sod.report.classes import Classes
 from sod.report.costs import Costs, read_costs
 from sod.report.labels import labels_of
 from sod.report.steps import StepMeans, outcomes_of
-from sod.report.trajectory import step_values, telling_rank
+from sod.report.trajectory import is_trajectory, step_values, telling_rank
 from sod.report.untrusted import count, items, line, mapping, number, read_lines, read_object, too_deep
+from sod.runs import need_run
 
 MAX_ALARMS = 100
 _MARKERS = ("config.json", "run.json", "metrics.jsonl")
@@ -66,9 +67,7 @@ class Trajectories:
 
     def add(self, record: Mapping[str, Any]) -> bool:
         """One record; False when it is not one of a trajectory."""
-        if not isinstance(record.get("problem_id"), str):
-            return False
-        if "sealed" not in record and not isinstance(record.get("turns"), list):
+        if not is_trajectory(record):
             return False
         key = tuple(str(record.get(name)) for name in ("update", "benchmark", "problem_id", "sample"))
         if "score" not in record:  # a failure of the world: dropped from training, not counted in evaluation
@@ -156,12 +155,7 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Everything the report needs of one directory. Raises DataError when it holds no run or no results yet."""
-    if not path.is_dir():
-        raise DataError(
-            f"{path} must be a run directory, got {'a file' if path.exists() else 'nothing there'}; give its path"
-        )
-    if not any((path / name).exists() for name in _MARKERS):
-        raise DataError(f"{path} must be a run directory, got none of {', '.join(_MARKERS)} in it; give another path")
+    need_run(path, files=_MARKERS)
     facts, config, status, result = (
         _shallow(read_object(path / name)) for name in ("run.json", "config.json", "status.json", "evaluation.json")
     )

@@ -52,6 +52,11 @@ def telling_rank(record: Mapping[str, Any]) -> tuple[float, ...]:
     return (sum(qualities), readable, failed, weight_range, divergence_range, -len(turns))
 
 
+def is_trajectory(record: Mapping[str, Any]) -> bool:
+    """It is a record of a trajectory: with its turns, or sealed."""
+    return isinstance(record.get("problem_id"), str) and ("sealed" in record or isinstance(record.get("turns"), list))
+
+
 def has_failed_call(record: Mapping[str, Any]) -> bool:
     """A tool answered with anything but ok. Failures of the world do not count: the student never saw them."""
     return any(status not in _FINE for status in _statuses(record))

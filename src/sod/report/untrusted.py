@@ -86,7 +86,7 @@ def read_lines(path: Path) -> Iterator[Mapping[str, Any] | None]:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE_BYTES):
                 if line.endswith(b"\n"):
-                    yield _parsed(line)
+                    yield parsed(line)
                 elif len(line) == MAX_LINE_BYTES:
                     _skip_line(file.readline)
                     yield None
@@ -101,7 +101,8 @@ def _skip_line(readline: Any) -> None:
         pass
 
 
-def _parsed(line: bytes) -> Mapping[str, Any] | None:
+def parsed(line: bytes) -> Mapping[str, Any] | None:
+    """The JSON object on a line; None for anything else: `b"[1]"`, `b"{"`, `b""`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

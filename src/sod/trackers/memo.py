@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from sod.runs import write_atomic
+
 
 @dataclass(kw_only=True)
 class Memo:
@@ -36,9 +38,7 @@ class Memo:
         """That much was told. Raises OSError."""
         self.told[event] = max(step, self.told.get(event, -1))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"id": self.id, "told": self.told}) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        write_atomic(self.path, (json.dumps({"id": self.id, "told": self.told}) + "\n").encode())
 
 
 def _checked(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sod.report.patterns import calling_divergences
-from sod.report.trajectory import step_values, telling_rank
+from sod.report.trajectory import is_trajectory, step_values, telling_rank
 from sod.report.untrusted import count, items, mapping, number
 from sod.types import ToolStatus
 from sod.view.text import short, visible
@@ -65,9 +65,9 @@ class Entry:
 
 def entry_of(record: Mapping[str, Any]) -> Entry | None:
     """The entry of a record; None when it is not one of a trajectory."""
-    sealed = "sealed" in record
-    if not isinstance(record.get("problem_id"), str) or not (sealed or isinstance(record.get("turns"), list)):
+    if not is_trajectory(record):
         return None
+    sealed = "sealed" in record
     turns = [] if sealed else [mapping(turn) for turn in items(record["turns"])]
     score = mapping(record.get("score"))
     statuses = sorted({_status(result) for turn in turns for result in items(turn.get("results"))}, key=_severity)

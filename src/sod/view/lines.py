@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sod.errors import DataError
-from sod.report.untrusted import MAX_LINE_BYTES
+from sod.report.untrusted import MAX_LINE_BYTES, parsed
 
 _MAX_OBJECT_BYTES = 16 << 20
 
@@ -66,12 +65,3 @@ def read_object(path: Path) -> Mapping[str, Any]:
             return parsed(file.read(_MAX_OBJECT_BYTES)) or {}
     except (OSError, DataError):
         return {}
-
-
-def parsed(line: bytes) -> Mapping[str, Any] | None:
-    """The JSON object on a line; None for anything else: `b"[1]"`, `b"{"`, `b""`."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None

@@ -12,11 +12,12 @@ from typing import Any
 
 from sod.errors import DataError
 from sod.report.patterns import HIGH, RULE
-from sod.report.untrusted import mapping
+from sod.report.untrusted import mapping, parsed
+from sod.runs import need_run
 from sod.view import query as asking
 from sod.view.entry import entry_of
 from sod.view.index import FILE, Index, Progress
-from sod.view.lines import opened, parsed, read_object
+from sod.view.lines import opened, read_object
 from sod.view.query import Query
 from sod.view.records import page_of, weight_cap
 from sod.view.text import short
@@ -125,11 +126,7 @@ def sources(runs: Sequence[Path], *, folder: Path | None = None) -> list[RunSour
     if not runs:
         raise DataError("at least one run directory must be given, got none; give its path")
     for run in runs:
-        if not run.is_dir():
-            kind = "a file" if run.exists() else "nothing there"
-            raise DataError(f"{run} must be a run directory, got {kind}; give its path")
-        if not any((run / name).exists() for name in _MARKERS):
-            raise DataError(f"{run} must be a run directory, got none of {', '.join(_MARKERS)} in it; give its path")
+        need_run(run, files=_MARKERS)
     paths = list({os.path.realpath(run): run for run in runs}.values())
     return [RunSource(path, name=name, folder=folder) for path, name in zip(paths, _names(paths), strict=True)]
 
