@@ -43,7 +43,7 @@ from sod.rollouts import Collector, Harvest
 from sod.rubrics import RubricJudge
 from sod.runs import RunDirectory, read_records
 from sod.sandbox import Sandbox, make_sandbox
-from sod.teachers import PROBE_EPISODES, Share, Teacher, open_teachers, teachers_of
+from sod.teachers import PROBE_EPISODES, Share, Teacher, Teachers, open_teachers, teachers_of
 from sod.tools import CHANGED, source_digest
 from sod.types import Problem
 
@@ -85,6 +85,17 @@ def _load(data: DataConfig, listener: Listener) -> ProblemSet:
     return problems
 
 
+def _load_both(config: TrainConfig, listener: Listener) -> tuple[Sequence[Problem], Sequence[Problem]]:
+    """Training problems and those of the evaluation, with what is to be said of them."""
+    problems = _load(config.data, listener)
+    _refuse_private(problems)
+    held_out = _load(config.evaluation, listener) if config.evaluation else ()
+    _warn_of_shared(problems, held_out, listener)
+    if config.teaching.shows == "hint":
+        _warn_of_leaks(problems, listener)
+    return problems, held_out
+
+
 def _that_fit(problems: Sequence[Problem], agent: Agent, listener: Listener) -> Sequence[Problem]:
     """The problems whose prompt is not too long; how many are left out is said. Raises DataError when none fits."""
     fitting = [problem for problem in problems if agent.fits(problem)]
@@ -124,16 +135,15 @@ def _warn_of_leaks(problems: Sequence[Problem], listener: Listener) -> None:
         listener("warning", {"message": message})
 
 
+def _warn_of_unused(teachers: Teachers | None, problems: Sequence[Problem], listener: Listener) -> None:
+    for source in () if teachers is None else teachers.unused(problems):
+        listener("warning", {"message": f"no problem has the source {source!r} of [teachers.{source}]"})
+
+
 async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> None:
     """Open everything that a run needs, check it, and run the loop."""
     checkpoint = run.latest_checkpoint()
-    loaded = _load(config.data, listener)
-    _refuse_private(loaded)
-    problems: Sequence[Problem] = loaded
-    held_out = _load(config.evaluation, listener) if config.evaluation else ()
-    _warn_of_shared(problems, held_out, listener)
-    if config.teaching.shows == "hint":
-        _warn_of_leaks(problems, listener)
+    problems, held_out = _load_both(config, listener)
     tokenizer = load_tokenizer(config.student.path)
     latest = config.student.model_copy(update={"path": str(checkpoint / "model")}) if checkpoint else config.student
     learner = _learner(config, latest)
@@ -167,8 +177,7 @@ async def _train(config: TrainConfig, run: RunDirectory, listener: Listener) -> 
         shares = () if teachers is None else teachers.shares(problems)
         for share in shares:
             check_share(share, agent, model=models.of(share.problems[0].source), longest_prompts=longest)
-        for source in () if teachers is None else teachers.unused(problems):
-            listener("warning", {"message": f"no problem has the source {source!r} of [teachers.{source}]"})
+        _warn_of_unused(teachers, problems, listener)
         loop = TrainingLoop(
             config=config,
             run=run,
