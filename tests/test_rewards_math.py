@@ -317,17 +317,16 @@ def test_a_slow_answer_says_so_and_a_long_one_is_cut_in_the_reason() -> None:
 
 
 def test_the_event_loop_runs_on_while_hundreds_are_graded() -> None:
-    async def main() -> tuple[list[bool], float]:
+    async def main() -> tuple[list[bool], int]:
         reward = MathReward(timeout_s=TIMEOUT_S)
         await reward.score(problem("0.5"), trajectory(turn(r"\boxed{\frac12}")))
-        longest = last = time.monotonic()
-        longest = 0.0
+        ticks = 0
 
         async def tick() -> None:
-            nonlocal longest, last
+            nonlocal ticks
             while True:
                 await asyncio.sleep(0.005)
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+                ticks += 1
 
         ticking = asyncio.create_task(tick())
         answers = [r"\frac{1}{2}", "12", "0.25", r"\frac12"] * 50
@@ -336,11 +335,13 @@ def test_the_event_loop_runs_on_while_hundreds_are_graded() -> None:
             *(reward.score(problem("0.5"), trajectory(turn(f"\\boxed{{{text}}}"))) for text in texts)
         )
         ticking.cancel()
-        return [score.correct for score in scores], longest
+        return [score.correct for score in scores], ticks
 
-    correct, longest = asyncio.run(main())
+    correct, ticks = asyncio.run(main())
     assert correct == [True, False, False, True] * 50 + [False]
-    assert longest < 0.5, f"the loop stood still for {longest:.2f} s"
+    # The last answer alone takes TIMEOUT_S, so some 140 ticks and more; graded on the loop's thread it would be 0 or 1.
+    # The longest pause says less: it is that of the whole process, and was 0.9 s in one session of 4,400 tests.
+    assert ticks >= 20
 
 
 # ---- hard pairs
