@@ -33,6 +33,7 @@ LIGHT = [
     "sod.runs",
     "sod.sandbox.local",
     "sod.tools",
+    "sod.view",
 ]
 MAX_FUNCTION_LINES = 40
 MAX_HELP_S = 0.5

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sod.errors import ConfigError, StorageError
 from sod.report.markup import Html
+from sod.report.untrusted import write_file
 from sod.report.vector import embedded
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def picture(figure: Figure, path: Path, *, caption: str, alt: str) -> Picture:
     """Write `path`.svg and `path`.png, within the `canvas` block. Raises StorageError."""
     svg = embedded(rendered(figure, "svg", metadata={"Date": None}), prefix=path.name, label=alt)
     try:
-        path.with_suffix(".svg").write_text(svg, encoding="utf-8")
-        path.with_suffix(".png").write_bytes(rendered(figure, "png", dpi=DPI))
+        write_file(path.with_suffix(".svg"), svg.encode())
+        write_file(path.with_suffix(".png"), rendered(figure, "png", dpi=DPI))
     except OSError as error:
         raise StorageError(f"{path}.* must be writable, got: {error.strerror}; free some space or give --out") from None
     return Picture(name=path.name, caption=caption, alt=alt, svg=svg)

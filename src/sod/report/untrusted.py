@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sod.errors import DataError
 
@@ -68,11 +71,37 @@ def too_deep(value: object, *, limit: int = 64) -> bool:
 # ---- files
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading. Raises FileNotFoundError when there is none, DataError for what cannot be read.
+
+    A pipe in its place would make whoever opens it wait for ever: it is refused without waiting.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} must be readable, got: {error.strerror}; check the path and its permissions") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{path} must be a regular file, got another kind; give a run directory made by sod")
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file into a directory that may hold anything: a link in its place is replaced, not followed."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
 def read_object(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file; empty when there is none to read."""
     try:
-        return mapping(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        with opened(path) as file:
+            return parsed(file.read(MAX_LINE_BYTES)) or {}
+    except (OSError, DataError):
         return {}
 
 
@@ -83,7 +112,7 @@ def read_lines(path: Path) -> Iterator[Mapping[str, Any] | None]:
     a file that is there but cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             while line := file.readline(MAX_LINE_BYTES):
                 if line.endswith(b"\n"):
                     yield parsed(line)

@@ -34,7 +34,7 @@ from sod.report.tables import (
     time_table,
     trend_table,
 )
-from sod.report.untrusted import clean, line, mapping
+from sod.report.untrusted import clean, line, mapping, write_file
 
 NAME = "report.html"
 MAX_CONFIG = 100_000
@@ -54,11 +54,13 @@ def write(paths: Sequence[Path], *, out: Path | None) -> Path:
     runs = [read_run(path) for path in distinct]
     label_runs(runs)
     folder = out if out is not None else distinct[0] / "report"
+    if out is None and folder.is_symlink():  # a run from elsewhere must not choose where we write
+        raise ConfigError(f"{folder} must be a folder of the run, got a link; give --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         title = f"Report: {', '.join(run.label for run in runs)}" if len(runs) <= 4 else f"Report of {len(runs)} runs"
         whole = page(title, _head(runs), _sections(runs, folder), _footer())
-        (folder / NAME).write_text(whole, encoding="utf-8", errors="replace")
+        write_file(folder / NAME, whole.encode(errors="replace"))
     except OSError as error:
         raise StorageError(f"{folder} must be writable, got: {error.strerror}; give another --out") from None
     return folder / NAME

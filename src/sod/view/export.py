@@ -33,10 +33,10 @@ def write_export(run: Path, out: Path, *, limit: int = 500, folder: Path | None 
     """See `sod.view.export`; `folder` is where indexes lie (unset: the cache)."""
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}; give the number of trajectories to write")
+    _check(out)
     (source,) = sources([run], folder=folder)
     while not source.index.refresh().whole:
         pass
-    _check(out)
     try:
         _write(source, out, limit=limit)
     except OSError as error:

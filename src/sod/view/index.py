@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sod.errors import StorageError
+from sod.report.untrusted import opened
 from sod.view.entry import Entry, entry_of, words_of
-from sod.view.lines import Line, lines_from, opened
+from sod.view.lines import Line, lines_from
 
 FILE = "trajectories.jsonl"
 CHUNK_BYTES = 4 << 20
@@ -98,6 +99,7 @@ class Index:
             self._prepare()
 
     def _prepare(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
                 self._anew(connection, generation=1)
@@ -144,6 +146,8 @@ class Index:
         Raises StorageError when the index cannot be written, DataError when the file cannot be read.
         """
         try:
+            if not self.path.exists():  # removed under a viewer, as the documentation allows
+                self._prepare()
             with opened(self.source) as file, closing(self._connect()) as connection:
                 self._progress = self._take(connection, file, max_bytes=max_bytes)
         except FileNotFoundError:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from sod.errors import DataError
 from sod.report.untrusted import MAX_LINE_BYTES, parsed
-
-_MAX_OBJECT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,25 +16,6 @@ class Line:
     offset: int
     length: int
     record: Mapping[str, Any] | None
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file for reading. Raises FileNotFoundError when there is none, DataError for what cannot be read.
-
-    A pipe in its place would make whoever opens it wait for ever: it is refused without waiting.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path} must be readable, got: {error.strerror}; check the path and its permissions") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError(f"{path} must be a regular file, got another kind; give a run directory made by sod")
-    with open(descriptor, "rb") as file:
-        yield file
 
 
 def lines_from(file: BinaryIO, offset: int, *, max_bytes: int) -> Iterator[Line]:
@@ -56,12 +30,3 @@ def lines_from(file: BinaryIO, offset: int, *, max_bytes: int) -> Iterator[Line]
             return
         yield Line(offset=offset, length=length, record=parsed(line))
         offset += length
-
-
-def read_object(path: Path) -> Mapping[str, Any]:
-    """The JSON object in a small file of a run; empty when there is none to read."""
-    try:
-        with opened(path) as file:
-            return parsed(file.read(_MAX_OBJECT_BYTES)) or {}
-    except (OSError, DataError):
-        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from sod.view.tokens import TokenTexts
 
 MAX_STEPS = 500
 """Steps shown of one trajectory: one of more is damaged, or nothing to read."""
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_MARK = re.compile("(</?tool_call>)")
 _CAPPED = frozenset({"ratio", "random", "outcome", "token_ratio"})
 """Rules of weights that are capped at 1 + delta."""
 
@@ -112,18 +113,13 @@ def _parts(text: str, *, num_calls: int) -> list[dict[str, Any]]:
     `"So <tool_call>{..}</tool_call>"`, one call -> `[{"text": "So "}, {"call": 0}]`. Where marks and calls do not
     match one to one the text stays whole, and the calls come after it.
     """
-    parts: list[dict[str, Any]] = []
-    rest, found = text, 0
-    while True:
-        before, opened, after = rest.partition(_OPEN)
-        inside, closed, after = after.partition(_CLOSE)
-        if not opened or not closed or _OPEN in inside:
-            break
-        parts += [{"text": visible(before)}] * bool(before.strip()) + [{"call": found}]
-        rest, found = after, found + 1
-    if found != num_calls or _OPEN in rest:
+    pieces = _MARK.split(text)  # text, mark, inside, mark, text, ...
+    if pieces[1::2] != ["<tool_call>", "</tool_call>"] * num_calls:
         return [{"text": visible(text)}, *({"call": index} for index in range(num_calls))]
-    return [*parts, {"text": visible(rest)}] if rest.strip() else parts
+    parts: list[dict[str, Any]] = []
+    for index, said in enumerate(pieces[::4]):
+        parts += [{"call": index - 1}] * (index > 0) + [{"text": visible(said)}] * bool(said.strip())
+    return parts
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

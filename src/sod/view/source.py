@@ -12,12 +12,11 @@ from typing import Any
 
 from sod.errors import DataError
 from sod.report.patterns import HIGH, RULE
-from sod.report.untrusted import mapping, parsed
+from sod.report.untrusted import mapping, opened, parsed, read_object
 from sod.runs import need_run
 from sod.view import query as asking
 from sod.view.entry import entry_of
 from sod.view.index import FILE, Index, Progress
-from sod.view.lines import opened, read_object
 from sod.view.query import Query
 from sod.view.records import page_of, weight_cap
 from sod.view.text import short
@@ -112,9 +111,13 @@ class RunSource:
         }
 
     def record(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        with opened(self.path / FILE) as file:
-            file.seek(row["offset"])
-            record = mapping(parsed(file.read(row["length"])))
+        """The record of a row. Raises DataError when it is no longer there, or another is."""
+        try:
+            with opened(self.path / FILE) as file:
+                file.seek(row["offset"])
+                record = mapping(parsed(file.read(row["length"])))
+        except FileNotFoundError:
+            raise DataError(f"{self.path / FILE} must be there, got nothing; was the run moved or removed?") from None
         entry = entry_of(record)
         if entry is None or (entry.problem_id, entry.sample) != (row["problem_id"], row["sample"]):
             raise DataError(f"line {row['line']} must be the trajectory that was indexed, got another; load it again")

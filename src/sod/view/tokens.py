@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sod.report.untrusted import mapping
-from sod.view.lines import read_object
+from sod.report.untrusted import mapping, read_object
 from sod.view.text import visible
 
 MAX_BYTES = 256 << 20
