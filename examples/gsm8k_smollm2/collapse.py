@@ -32,6 +32,8 @@ PREPARED = Path("runs/gsm8k_smollm2")
 WORK = PREPARED / "collapse"
 
 MAX_CALLS, MAX_QUESTION_CHARS = 2, 220
+NUM_TRACES = {"student": 320, "teacher": 160}
+"""Of these, what fits is learned from: failed calls make the student's longer."""
 FAULTS = 0.4
 """Share of the student's traced calls that fail and are made again; some of those fail again."""
 
@@ -117,7 +119,7 @@ def _with_faults(messages: Sequence[Mapping[str, Any]], draws: random.Random) ->
 
 def cold_start(name: str) -> None:
     """The student or the teacher, from its traces."""
-    settings = {"run": str(WORK / name), "traces": str(WORK / f"{name}.jsonl")}
+    settings = {"run": str(WORK / name), "traces": str(WORK / f"{name}.jsonl"), "limit": NUM_TRACES[name]}
     config = load(SFTConfig, HERE / "collapse_sft.toml", overrides=_overrides(settings))
     sft(config, listener=lambda event, values: _say(name, event, values))
 
