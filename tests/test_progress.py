@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,12 +23,14 @@ import sod.progress
 import sod.progress.live
 from sod.config import EvalConfig, SFTConfig, TrainConfig, parse
 from sod.progress import watching
+from sod.progress.counter import counting
 from sod.progress.frame import frame, spark
 from sod.progress.gauges import plan_of
 from sod.progress.lines import PlainLines, line_of
 from sod.progress.live import LiveView
 from sod.progress.state import RunState
 
+TESTS = Path(__file__).parent
 HOSTILE = ["[/]", "[bold", "[bold red]x[/bold red]", "[link=file:///]z", "\\", ":bug:", "\x1b[31m", "\x1b]0;title\x07"]
 HOSTILE += ["\x1b[2J\x1b[H", "\r", "\n", "\t", "\x00", "\x9b31m", "\u202e", "é汉😀", "\ud800", "a" * 5000]
 UPDATE = {
@@ -113,6 +116,30 @@ def test_every_event_is_a_line() -> None:
     assert str(line_of("resumed", {"update": 4})) == "Continuing after update 4."
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")])
+def test_a_log_that_cannot_be_written_does_not_end_the_run(error: OSError) -> None:
+    """In a process of its own, whose stdout rich gives up when its reader is gone."""
+    code = (
+        "import io, sys, test_progress as t\n"
+        "class Gone(io.StringIO):\n"
+        f"    def write(self, _): raise OSError({error.errno}, 'gone')\n"
+        "with t.watching(t.config(), console=t.Console(file=Gone())) as listen:\n"
+        "    listen('update', t.UPDATE)\n"
+        "    listen('update', t.UPDATE)\n"
+        "print('went on', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=TESTS)
+    assert done.stderr == "went on\n"
+
+
+def test_no_bar_outside_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    with counting("traces", console=Console(file=out)) as on_progress:
+        on_progress(1, 2)
+    assert out.getvalue() == ""
+
+
 # ---- the frame
 
 
@@ -122,7 +149,7 @@ def test_a_frame_shows_the_run(state: RunState) -> None:
     state.take("warning", {"message": "look out"})
     lines = shown(state)
     text = "\n".join(lines)
-    assert lines[0].split() == ["sod", "train", "runs/a", "sod", "sandbox", "A"]
+    assert lines[0].split() == ["sod", "train", "runs/a,", "method", "sod", "sandbox", "A"]
     assert lines[1].startswith("update 12 of 20  ")
     assert lines[1].endswith("  60%  0:02:00  left 0:01:20")
     rows = {line[:13].strip(): line for line in lines[3:]}
@@ -249,8 +276,20 @@ def test_an_evaluations_pace_is_by_sample(clock: Clock) -> None:
     state = RunState(plan=plan_of(settings), clock=clock)
     state.take("sandbox", {"layers": ["B"]})
     clock.now += 20
-    state.take("progress", {"done": 10, "total": 50, "correct": 0.4})
-    assert state.left_s == pytest.approx(80)
+    state.take("progress", {"done": 10, "total": 100, "correct": 0.4})
+    assert state.left_s == pytest.approx(180)
+
+
+def test_what_an_earlier_session_drew_is_no_pace(clock: Clock) -> None:
+    """An evaluation that goes on at 800 of 1000 samples, with 25 more in 50 seconds."""
+    settings = parse(EvalConfig, {"run": "e", "model": {"path": "m"}, "benchmarks": ["d"]})
+    state = RunState(plan=plan_of(settings), clock=clock)
+    for done in (825, 850):
+        clock.now += 50
+        state.take("progress", {"done": done, "total": 1000, "correct": 0.4})
+        if done == 825:
+            assert state.left_s is None
+    assert state.left_s == pytest.approx(300)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +342,7 @@ def test_the_last_state_stays_and_warnings_are_said_once_more() -> None:
     with LiveView(plan_of(config()), console=console) as view:
         play(view)
     told = console.export_text()
-    assert told.startswith("sandbox level A: userns\n")
+    assert told.startswith("sod train runs/a, method sod: loading\nsandbox level A: userns\n")
     last = told[told.rindex("sod train") :].splitlines()
     assert last[1].startswith("update 12 of 20")
     assert "left" not in last[1]
@@ -333,7 +372,7 @@ def test_nothing_is_shown_for_a_finished_run() -> None:
     console = terminal()
     with LiveView(plan_of(config()), console=console) as view:
         view("finished", {"run": "runs/a"})
-    assert console.export_text() == "runs/a is finished already; give another `run` to start anew.\n"
+    assert console.export_text().splitlines()[1:] == ["runs/a is finished already; give another `run` to start anew."]
 
 
 def test_without_colours_it_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +443,7 @@ def work(config, *, listener):
         listener("update", {**UPDATE, "update": number})
         if number == 4:
             print("a library speaks")
+            print("a warning for a file", file=sys.stderr)
         if number in (6, 9):
             resize(*((15, 60) if number == 6 else (30, 100)))
             time.sleep(0.3)
@@ -450,6 +490,7 @@ def test_in_a_real_terminal_with_resizing_and_ctrl_c(tmp_path: Path) -> None:
     if process == 0:  # the child, which has the terminal
         os.environ |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
         os.environ.pop("NO_COLOR", None)
+        os.dup2(os.open(tmp_path / "errors", os.O_CREAT | os.O_WRONLY), 2)
         os.execv(sys.executable, [sys.executable, "-c", SCRIPT, str(toml)])
     told = b""
     for chunk in chunks(terminal):
@@ -460,18 +501,21 @@ def test_in_a_real_terminal_with_resizing_and_ctrl_c(tmp_path: Path) -> None:
     _, status = os.waitpid(process, 0)
     stream = told.decode().replace("\x03", "").replace("^C", "")
     assert os.waitstatus_to_exitcode(status) == 130, stream
-    assert stream.endswith("\x1b[?25h") or "\x1b[?25h" in stream[stream.rindex("\x1b[?25l") :], "the cursor is back"
+    hidden = re.findall(r"\x1b\[\?25l(.*?)\x1b\[\?25h", stream, re.DOTALL)
+    assert len(hidden) == stream.count("\x1b[?25l"), "the cursor is back"
+    assert not any("update" in each for each in hidden), "and never away: what is killed could not bring it back"
+    errors = (tmp_path / "errors").read_text(encoding="utf-8").splitlines()
+    assert errors == [
+        "a warning for a file",
+        "Interrupted. What was finished is on disk; the same command goes on from there.",
+    ]
     screen = Screen()
     screen.feed(stream)
     rows = [row.rstrip() for row in screen.rows if row.strip()]
     assert sum(row.startswith("update ") for row in rows) == 1, rows
     assert any(row.startswith("update 12 of 20") for row in rows)
     assert sum(row.startswith("reward ") for row in rows) == 1
-    assert rows[-3:] == [
-        "Warning: early [bold]warning[/]",
-        "ALARM at update 12: tool calls fell",
-        "Interrupted. What was finished is on disk; the same command goes on from there.",
-    ]
+    assert rows[-2:] == ["Warning: early [bold]warning[/]", "ALARM at update 12: tool calls fell"]
     assert "a library speaks" in stream
 
 

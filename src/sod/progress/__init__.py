@@ -31,7 +31,7 @@ def watching(
     from sod.trackers import tracking
 
     with ExitStack() as stack:
-        show = stack.enter_context(_view(config, console)) if _is_live(console) and not plain else _lines(console)
+        show = stack.enter_context(_view(config, console)) if is_live(console) and not plain else _lines(console)
         track = stack.enter_context(tracking(config, warn=lambda message: show("warning", {"message": message})))
 
         def listen(event: str, values: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ def watching(
         yield listen
 
 
-def _is_live(console: Console) -> bool:
+def is_live(console: Console) -> bool:
     """A frame needs a terminal that moves the cursor and knows its characters. FORCE_COLOR makes none of a pipe."""
     return (
         console.is_terminal

@@ -15,6 +15,8 @@ def counting(what: str, *, console: Console) -> Iterator[Callable[[int, int], No
     """Yields what is told (done, total). The bar is gone when the job ends, and never there outside a terminal."""
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    from sod.progress import is_live
+
+    with Progress(console=console, transient=True, disable=not is_live(console)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -85,7 +85,7 @@ def plan_of(config: TrainConfig | SFTConfig | EvalConfig) -> Plan:
     """The plan of a config's command."""
     if isinstance(config, TrainConfig):
         return Plan(
-            title=f"sod train  {config.run}  {config.method}",
+            title=f"sod train {config.run}, method {config.method}",
             unit="update",
             total=config.update.num_updates,
             gauges=TRAINING,
@@ -93,5 +93,5 @@ def plan_of(config: TrainConfig | SFTConfig | EvalConfig) -> Plan:
             run=config.run,
         )
     if isinstance(config, SFTConfig):
-        return Plan(title=f"sod sft  {config.run}", unit="step", total=None, gauges=COLD_START, run=config.run)
-    return Plan(title=f"sod eval  {config.run}", unit="sample", total=None, gauges=EVALUATION, run=config.run)
+        return Plan(title=f"sod sft {config.run}", unit="step", total=None, gauges=COLD_START, run=config.run)
+    return Plan(title=f"sod eval {config.run}", unit="sample", total=None, gauges=EVALUATION, run=config.run)

@@ -6,6 +6,7 @@ update   12  reward 0.354  calls 3.65  failed 21%  entropy 0.063  grad 1.519  1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -28,7 +29,9 @@ class PlainLines:
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
         """Print it; the terminal wraps what is too long, and nothing in it is markup."""
         text = line_of(event, values)
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        # A full disk or a reader that went away is no reason to stop; rich makes a SystemExit of the second.
+        with suppress(OSError, SystemExit):
+            self.console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def line_of(event: str, values: Mapping[str, Any]) -> str | Text:

@@ -6,6 +6,7 @@ warnings and alarms are in the frame, which never does, and are printed once mor
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +22,7 @@ from sod.progress.frame import frame, message_line
 from sod.progress.gauges import Plan
 from sod.progress.lines import line_of
 from sod.progress.state import RunState
-from sod.report.untrusted import read_lines
+from sod.report.untrusted import line, read_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +37,9 @@ ABOVE = frozenset({"skipped", "left_out", "sandbox", "resumed"})
 
 
 class LiveView:
-    """A listener that shows a run as it goes. Nothing is on the screen before the first event; leaving the block, also
-    by Ctrl-C, leaves the last state there with all warnings below it.
+    """A listener that shows a run as it goes. Before the first event there is a line and no frame, which would wipe out
+    what engines print while they load. Leaving the block, also by Ctrl-C, leaves the last state there with all warnings
+    below it.
 
         with LiveView(plan_of(config), console=console) as view:
             train(config, listener=view)
@@ -50,6 +52,7 @@ class LiveView:
         self._live = _Frames(self._frame, console=console)
 
     def __enter__(self) -> Self:
+        self._say(f"{line(self.state.plan.title)}: loading")
         return self
 
     def __exit__(
@@ -96,9 +99,21 @@ class _Frames(Live):
     """rich's live display, which draws no more often than it should and begins anew on a terminal that was resized."""
 
     def __init__(self, make: Callable[[], Text], *, console: Console) -> None:
-        super().__init__(console=console, get_renderable=make, refresh_per_second=TICKS_PER_S)
+        super().__init__(
+            console=console,
+            get_renderable=make,
+            refresh_per_second=TICKS_PER_S,
+            redirect_stderr=sys.stderr.isatty(),  # what goes to a file goes there
+        )
         self._size = console.size
         self._drawn = -MIN_INTERVAL_S
+
+    def start(self, refresh: bool = False) -> None:
+        """Begin. The cursor stays: a killed process could not bring it back."""
+        is_new = not self.is_started
+        super().start(refresh)
+        if is_new:
+            self.console.show_cursor(True)
 
     def refresh(self) -> None:
         """Draw, if the last frame is old enough or this one is the last."""

@@ -11,6 +11,8 @@ from typing import Any
 from sod.progress.gauges import Gauge, Plan
 from sod.report.untrusted import mapping, number
 
+LARGEST_PART = 0.1
+"""Of the whole that is done between two reports. More is what sessions before have done, and no pace."""
 PACE_OVER = 20
 """The latest units whose median is the pace: one slow update, an evaluation or a checkpoint does not move it."""
 MAX_MESSAGES = 1000
@@ -77,9 +79,10 @@ class RunState:
         now, before = self.clock(), self.done
         self.done = int(values.get("update", values.get("done", before)))
         self.total = values.get("num_updates", values.get("total", self.total))
-        if self.done > before:
+        new = self.done - before
+        if 0 < new <= max(1.0, LARGEST_PART * (self.total or 0)):
             told = number(values.get("total_s"))  # of an update as such, when it is the first after loading
-            self._paces.append(told if told and not self._paces else (now - self.last) / (self.done - before))
+            self._paces.append(told if told and not self._paces else (now - self.last) / new)
         self.last, self.latest = now, values
         self._follow(values)
         for place, gib in mapping(values.get("memory")).items():
