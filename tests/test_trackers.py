@@ -174,6 +174,26 @@ def test_tensorboard_forgets_what_a_resumed_run_tells_again(tmp_path: Path) -> N
     assert read["train/reward"] == [(1, 0.1), (2, 0.2), (3, 0.9), (4, 0.4)]
 
 
+def test_an_evaluation_told_after_its_update_leaves_the_update_there(tmp_path: Path) -> None:
+    """The run was stopped between update 2, with its checkpoint, and the evaluation after it."""
+    settings = config(tmp_path, "tensorboard")
+    tell(settings, ("evaluation", {**EVALUATED, "update": 0}), *updates(1, 2))
+    tell(settings, ("resumed", {"update": 2}), ("evaluation", EVALUATED), *updates(3))
+    read = scalars(tmp_path / "tracking" / "tensorboard")
+    assert read["train/reward"] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert read["evaluation/avg@k"] == [(0, 0.75), (2, 0.75)]
+
+
+def test_a_run_that_starts_again_is_told_again(tmp_path: Path) -> None:
+    """It was stopped before its first checkpoint."""
+    settings = config(tmp_path, "tensorboard")
+    for _ in range(2):
+        tell(settings, ("evaluation", {**EVALUATED, "update": 0}), *updates(1))
+    read = scalars(tmp_path / "tracking" / "tensorboard")
+    assert read["train/reward"] == [(1, 0.1)]
+    assert read["evaluation/avg@k"] == [(0, 0.75)]
+
+
 # ---- wandb
 
 
@@ -389,6 +409,15 @@ def test_one_that_hangs_costs_the_run_nothing(tmp_path: Path, scripted: Any, mon
     released.set()
 
 
+def test_one_that_is_slow_to_finish_does_not_keep_the_next_from_it(tmp_path: Path, scripted: Any) -> None:
+    finished, in_time = threading.Event(), list[bool]()
+    trackers = {"wandb": Scripted(lambda _step: in_time.append(finished.wait(10))), "trackio": Scripted()}
+    trackers["trackio"].close = finished.set  # type: ignore[method-assign]
+    scripted(lambda name, *_: trackers[name])
+    assert tell(config(tmp_path, "wandb", "trackio"), *updates(1)) == []
+    assert in_time == [True]
+
+
 def test_one_that_is_too_slow_is_given_up(tmp_path: Path, scripted: Any) -> None:
     released = threading.Event()
     scripted(lambda *_: Scripted(lambda _step: released.wait(60)))
@@ -451,6 +480,7 @@ def test_what_an_earlier_session_told_is_not_told_again(tmp_path: Path) -> None:
     post = Post(name="x", memo=memo, begin=lambda *_: tracker)
     for event, step in (("evaluation", 2), ("update", 2), ("update", 3)):
         post.put(Row(event=event, step=step, numbers={"a": 1.0}))
-    post.close(timeout_s=60)
+    post.end()
+    post.join(timeout_s=60)
     assert [step for step, _ in tracker.sent] == [2, 3]
     assert Memo.read(memo.path).told == {"update": 3, "evaluation": 2}

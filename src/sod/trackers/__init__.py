@@ -79,10 +79,12 @@ class _Listener:
         self._complain()
 
     def close(self) -> None:
-        """Let all of them finish."""
+        """Let all of them finish, at the same time."""
         end = time.monotonic() + CLOSE_S
         for post in self.posts or ():
-            post.close(timeout_s=max(0.0, end - time.monotonic()))
+            post.end()
+        for post in self.posts or ():
+            post.join(timeout_s=max(0.0, end - time.monotonic()))
         self._complain()
 
     def _complain(self) -> None:

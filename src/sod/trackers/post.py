@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Post:
-    """One tracker's rows on their way. `begin` opens the tracker, given its memo and the first step."""
+    """One tracker's rows on their way. `begin` opens the tracker, given its memo and its session's start."""
 
     name: str
     memo: Memo
@@ -48,15 +48,18 @@ class Post:
         except queue.Full:
             self.failure = f"it did not take {MAX_WAITING} rows in time"
 
-    def close(self, *, timeout_s: float) -> None:
-        """Let the tracker finish, for so long."""
-        if self._thread is None:
-            return
+    def end(self) -> None:
+        """No row comes any more."""
         with suppress(queue.Full):
             self._rows.put_nowait(None)
+
+    def join(self, *, timeout_s: float) -> None:
+        """Wait for what is on its way, so long."""
+        if self._thread is None:
+            return
         self._thread.join(timeout_s)
         if self._thread.is_alive() and not self.failure:
-            self.failure = f"it did not finish within {timeout_s:g} s"
+            self.failure = "it did not finish in time"
 
     def _work(self) -> None:
         try:
@@ -68,7 +71,9 @@ class Post:
         row = self._rows.get()
         if row is None:
             return
-        tracker = self.begin(self.memo, row.step)
+        # An evaluation that comes late is new, but the update that it comes after was told.
+        told = self.memo.told.get(row.event, -1)
+        tracker = self.begin(self.memo, row.step if self.memo.is_new or row.step <= told else row.step + 1)
         try:
             while row is not None:
                 if tracker.replaces or row.step > self.memo.told.get(row.event, -1):

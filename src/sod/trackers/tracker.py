@@ -37,4 +37,4 @@ class Session:
     resumes: bool
     """Whether an earlier session told the tracker of this run, and so of its config."""
     start: int
-    """The first step that this session sends."""
+    """Steps from here on are told anew, whatever an earlier session told of them."""
