@@ -23,15 +23,11 @@ def reference() -> str:
     return "\n".join(line for name, command in commands() for line in _written(name, command))
 
 
-def commands() -> Iterator[tuple[str, Any]]:
+def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every command by its full name, those within groups too: `("sandbox check", ...)`."""
-    yield from _within("", get_command(app))
-
-
-def _within(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name, command in (group or get_command(app)).commands.items():
         if hasattr(command, "commands"):
-            yield from _within(f"{prefix}{name} ", command)
+            yield from commands(command, f"{prefix}{name} ")
         else:
             yield f"{prefix}{name}", command
 
