@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from sod.config import SFTConfig, TrainConfig, dump, parse
 from sod.errors import ConfigError, DataError, StorageError
 from sod.records import sealed
-from sod.report import show_trajectory, telling_trajectory, write_report
+from sod.report import panels, show_trajectory, telling_trajectory, write_report
 from sod.report.costs import read_costs
 from sod.report.differences import NOTHING, differences
 from sod.report.labels import labels_of, seed_of, without_seed
@@ -294,7 +295,7 @@ def test_weights_that_only_average_to_one_are_drawn(tmp_path: Path) -> None:
     records = [record(problem=str(index), weight=[1.0, weight]) for index, weight in enumerate((0.8, 1.2))]
     page = report_of(make_run(tmp_path / "run", records=records))
     assert "every step's weight" not in page.words
-    assert "Weight w_k (weight): correct 1 at step 1, 1 at step 2" in page.figures["steps"]
+    assert "Weight w_k (1: full trust): correct 1 at step 1, 1 at step 2" in page.figures["steps"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -302,6 +303,7 @@ def test_run_without_a_teacher_says_so(tmp_path: Path) -> None:
     plain = [{key: value for key, value in record().items() if key not in ("divergence", "weight")}]
     page = report_of(make_run(tmp_path / "run", records=plain))
     assert "no divergence was recorded" in page.words
+    assert "trusted more and less" not in page.words
     assert not {"steps", "patterns"} & page.figures.keys()
 
 
@@ -574,6 +576,34 @@ def test_runs_are_compared_on_the_training_problems_both_had(tmp_path: Path) -> 
     assert found.comparison.p_value == pytest.approx(2 / 16)  # four pairs that moved: both patterns of one sign
 
 
+def test_runs_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    """Rows of two files may have the same names."""
+    runs = [read_run(make_run(tmp_path / name)) for name in "ab"]
+    label_runs(runs)
+    assert len(training_tests(runs)) == 1
+    runs[1].config = {**runs[1].config, "data": {"path": "other.jsonl"}}
+    assert training_tests(runs) == []
+
+
+def test_panels_of_one_quantity_have_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or steps of wrong trajectories, with twice the divergence, would look like those of correct ones."""
+    drawn: dict[str, list[Any]] = {}
+    draw = panels.picture
+
+    def noted(figure: Any, path: Path, **words: str) -> Any:
+        drawn[path.name] = figure.axes
+        return draw(figure, path, **words)
+
+    monkeypatch.setattr(panels, "picture", noted)
+    records = [record(problem=f"p{n}", correct=n % 2 == 0, divergence=[0.1, 1.0 + n % 2]) for n in range(8)]
+    page = report_of(*(make_run(tmp_path / name, records=records) for name in "ab"), out=tmp_path / "out")
+    shown = [axes for axes in drawn["divergence-by-step"] if axes.get_visible()]
+    assert len(shown) == 2
+    assert [axes.get_ylim() for axes in shown] == [(0.0, pytest.approx(2.12))] * 2
+    assert {axes.get_ylabel() for axes in shown} == {"Divergence d_k, nats per token"}
+    assert "wrong (Divergence d_k, nats per token): " in page.figures["divergence-by-step"]
+
+
 def test_evaluations_are_compared_by_seeds(tmp_path: Path) -> None:
     low, high = [[True, False]] * 8, [[True, True]] * 6 + [[True, False]] * 2
     paths = [make_evaluation(tmp_path / f"opd-{seed}", low, seed=seed) for seed in (0, 1)]
@@ -834,6 +864,36 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r'pip install "sod-distill\[report\]"'):
         write_report([make_run(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "status.json", "timing.jsonl", "trajectories.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = make_run(tmp_path / "run")
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    if name.endswith(".jsonl"):
+        with pytest.raises(DataError, match=f"{name} must be a regular file"):
+            write_report([path])
+    else:
+        assert read_run(path).updates
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_links_in_a_run_do_not_choose_where_is_written(tmp_path: Path) -> None:
+    path, own = make_run(tmp_path / "run"), tmp_path / "own.txt"
+    own.write_text("mine")
+    (path / "report").mkdir()
+    for name in ("report.html", "time.svg", "time.png"):
+        (path / "report" / name).symlink_to(own)
+    write_report([path])
+    assert own.read_text() == "mine"
+    assert (path / "report" / "time.png").read_bytes() == PNG
+    linked = make_run(tmp_path / "linked")
+    (linked / "report").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="got a link; give --out"):
+        write_report([linked])
+    assert not (tmp_path / "report.html").exists()
+    assert write_report([linked], linked / "report") == linked / "report" / "report.html"  # as was asked for
 
 
 def test_out_that_cannot_be_written(tmp_path: Path) -> None:

@@ -167,6 +167,30 @@ def test_prints(report: Path, opened: Callable[..., Opened]) -> None:
         assert figure.evaluate("node => getComputedStyle(node).breakInside") == "avoid"
 
 
+def test_prints_what_is_folded(report: Path, opened: Callable[..., Opened]) -> None:
+    """Paper cannot be opened: every number and config stands on it. On a screen they stay folded."""
+    page = opened(report).page
+    shown = "node => node.checkVisibility({contentVisibilityAuto: true})"
+    folded = page.locator("details:not([open])")
+    assert folded.count() >= 4
+    inner = [each.locator("table, pre, .step").first for each in folded.all()]
+    assert not any(each.evaluate(shown) for each in inner)
+    screen = page.evaluate("document.documentElement.scrollHeight")
+    page.emulate_media(media="print")
+    assert all(each.evaluate(shown) for each in inner)
+    assert page.evaluate("document.documentElement.scrollHeight") > screen
+    boxes = [each.bounding_box() for each in inner]
+    assert all(box and box["height"] > 20 for box in boxes)
+
+
+def test_runs_with_long_names_fit_side_by_side(tmp_path: Path, opened: Callable[..., Opened]) -> None:
+    """A column that one must scroll to may hold the alarm."""
+    names = [f"a_rather_long_name_of_a_run_with_seed_{seed}" for seed in range(5)]
+    runs = [make_evaluation(tmp_path / name, [[True, False]] * 6) for name in names]
+    page = opened(write_report(runs, tmp_path / "out"), viewport={"width": 1440, "height": 900}).page
+    assert page.locator("#health .wide").evaluate("node => node.scrollWidth <= node.clientWidth")
+
+
 def test_hostile_words_stay_words(hostile_report: Path, opened: Callable[..., Opened]) -> None:
     found = opened(hostile_report)
     page = found.page

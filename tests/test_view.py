@@ -425,6 +425,22 @@ def test_calls_and_marks_that_do_not_match_stay_text() -> None:
     assert steps[0]["parts"] == [{"text": text}, {"call": 0}]
 
 
+def test_calls_are_shown_where_they_stand() -> None:
+    text = "So\n<tool_call>{}</tool_call>\n\n<tool_call>{}</tool_call> then"
+    call = {"name": "code_interpreter", "arguments": {}}
+    step = {**trajectory()["turns"][0], "text": text, "calls": [call, call]}
+    (shown,) = page_of({**trajectory(), "turns": [step]}, texts=TokenTexts())["steps"]
+    assert shown["parts"] == [{"text": "So\n"}, {"call": 0}, {"call": 1}, {"text": " then"}]
+
+
+@pytest.mark.timeout(60)
+def test_megabytes_of_marks_are_read_once() -> None:
+    """A student that repeats itself: the time must grow with the text, not with its square."""
+    text = "<tool_call></tool_call>" * 200_000
+    (step,) = page_of(trajectory(texts=[text]), texts=TokenTexts())["steps"]
+    assert step["parts"] == [{"text": text}, {"call": 0}]
+
+
 def test_notes_say_what_is_missing() -> None:
     bare = {
         key: value for key, value in trajectory().items() if key not in ("divergence", "weight", "teacher_logprobs")
@@ -655,6 +671,21 @@ def test_changed_file_is_a_conflict(viewer: Viewer, run: Path) -> None:
         source.record({"line": 1, "offset": 0, "length": 1 << 20, "problem_id": "p1", "sample": 0})
 
 
+def test_removed_run_is_told(viewer: Viewer, run: Path) -> None:
+    assert ask(viewer, "/api/trajectory?run=run&line=1")[0].status == 200
+    (run / "trajectories.jsonl").unlink()
+    with pytest.raises(DataError, match="was the run moved or removed"):
+        viewer.runs["run"].record({"line": 1, "offset": 0, "length": 9, "problem_id": "p1", "sample": 0})
+
+
+def test_index_removed_under_the_viewer_is_made_again(viewer: Viewer, tmp_path: Path) -> None:
+    index = viewer.runs["run"].index
+    whole(index)
+    shutil.rmtree(tmp_path / "cache")
+    assert whole(index).lines == 8
+    assert json.loads(ask(viewer, "/api/rows?run=run")[1])["total"] == 8
+
+
 def test_viewer_follows_a_running_run(viewer: Viewer, run: Path) -> None:
     with (run / "trajectories.jsonl").open("ab") as file:
         file.write(lines_of(group(3)))
@@ -730,6 +761,8 @@ def test_export_again_and_elsewhere(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="earlier export"):
         write_export(run, mine, folder=tmp_path / "cache")
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ConfigError, match="earlier export"):
+        write_export(tmp_path / "nothing", mine, folder=tmp_path / "cache")  # told before a long run is read
     with pytest.raises(ConfigError, match="at least 1"):
         write_export(run, out, limit=0)
 

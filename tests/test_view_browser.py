@@ -7,17 +7,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from browser import opened_browser
+from sod.report import write_report
 from sod.view.export import write_export
+from test_report import make_run as reported_run
+from test_report import metrics
 from test_view import HOSTILE, group, lines_of, make_run, serving, trajectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 WAIT_MS = 60_000
 MIN_CONTRAST = 4.5
+MIN_CONTRAST_OF_FIELDS = 3.0
 LONG = "x" * 1_000_000
 CONTRAST = """
 (selector) => {
@@ -260,6 +265,51 @@ def test_comparison(watched: Watched, site: Site) -> None:
     page.wait_for_selector(".two")
 
 
+def test_comparison_of_two_runs(watched: Watched, site: Site) -> None:
+    """What is pinned stays pinned when another run is chosen."""
+    page = open_at(watched, f"{site.url}#/first/2", shows=".step")
+    page.locator("#pin").click()
+    page.wait_for_function("() => document.querySelector('#pin').innerText === 'Unpin'")
+    page.get_by_label("Run").select_option("second")
+    page.wait_for_function("() => document.querySelectorAll('a.open').length === 1")
+    page.locator("a.open").click()
+    page.wait_for_selector(".two")
+    assert page.locator(".column h2").all_inner_texts() == ["Problem p1 · sample 1", "Problem alone · sample 0"]
+    assert page.locator(".column-head > .quiet").all_inner_texts() == ["Pinned · first", "This · second"]
+
+
+def test_focus_stays_on_what_was_pressed(watched: Watched, site: Site) -> None:
+    """The list is drawn anew; who turns its pages or its order by keyboard must not begin at the top again."""
+    page = open_at(watched, site.url, shows="table.list")
+    page.get_by_role("button", name="Problem").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("th[aria-sort=ascending] >> text=Problem")
+    assert page.evaluate("document.activeElement.innerText.trim()") == "Problem ↑"
+    page.get_by_role("button", name="Last").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('a.open').length === 19")
+    page.get_by_role("button", name="First").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('a.open').length === 50")
+    page.get_by_role("button", name="Next").focus()
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.closest('a.open') !== null")
+
+
+def test_reader_stays_at_the_step_when_it_is_shown_otherwise(watched: Watched, site: Site) -> None:
+    page = open_at(watched, f"{site.url}#/first/2", shows=".step")
+    page.set_viewport_size({"width": 1200, "height": 400})
+    third = page.locator(".step").nth(2)
+    third.evaluate("(node) => node.scrollIntoView()")
+    for view in ("Text", "Tokens", "Both"):
+        page.keyboard.press("t")
+        page.wait_for_function(
+            "(name) => document.querySelector('.segmented [aria-pressed=true]').innerText === name", arg=view
+        )
+        top = third.bounding_box()["y"]
+        assert 0 <= top <= 200, (view, top)
+
+
 def test_keys(watched: Watched, site: Site) -> None:
     page = open_at(watched, f"{site.url}#/first?correct=no", shows="table.list")
     page.keyboard.press("j")
@@ -321,6 +371,10 @@ def test_contrast(watched: Watched, site: Site, theme: str) -> None:
         assert len(ratios) > 10
         assert min(ratios) >= MIN_CONTRAST, (address, min(ratios))
     assert set(page.evaluate(CONTRAST, "body")) != {1.0}
+    open_at(watched, f"{site.url}#/first", shows="table.list")
+    borders = page.evaluate(CONTRAST.replace(").color)", ").borderTopColor)"), "main input, main select")
+    assert len(borders) >= 8
+    assert min(borders) >= MIN_CONTRAST_OF_FIELDS
 
 
 def test_theme_by_system_and_by_switch(watched: Watched, site: Site) -> None:
@@ -397,6 +451,53 @@ def test_hostile_addresses_do_nothing(watched: Watched, site: Site) -> None:
     watched.wrongs[:] = [wrong for wrong in watched.wrongs if "404" not in wrong]  # the browser tells of the answer
 
 
+# ---- beside the report
+
+
+def test_report_and_viewer_agree(watched: Watched, tmp_path: Path) -> None:
+    """The report reads metrics.jsonl and counts trajectories.jsonl, the viewer asks its index: the same run, the same
+    numbers."""
+    records = [*group(1), *group(2, "p2", num=2)]
+    run = reported_run(tmp_path / "run", records=records)
+    rewards = {update: fmean(r["score"]["value"] for r in records if r["update"] == update) for update in (1, 2)}
+    (run / "metrics.jsonl").write_bytes(lines_of([metrics(update, reward=rewards[update]) for update in rewards]))
+    report = watched.page.context.new_page()
+    report.goto(write_report([run], tmp_path / "out").as_uri())
+    told = {
+        row.locator("th").inner_text(): row.locator("td").first.inner_text()
+        for row in report.locator("#results table").first.locator("tbody tr").all()
+    }
+    patterns = report.locator("#figure-patterns svg").get_attribute("aria-label")
+    summary = report.locator("#trajectory summary").inner_text()
+    bars = [float(text) for text in report.locator("#trajectory .bar span:last-child").all_inner_texts()]
+
+    with serving([run], folder=tmp_path / "cache") as viewer:
+
+        def listed(filters: str) -> Any:
+            watched.page.goto("about:blank")  # or only the address after # would change
+            return open_at(watched, f"{viewer.url}#/run?{filters}", shows="table.list")
+
+        num, num_right = (len(lines(listed(filters))) for filters in ("", "correct=yes"))
+        assert told["Trajectories (of them right)"] == f"{num} ({num_right})" == "6 (4)"
+        shares, means = [], []
+        for update in (1, 2):
+            page = listed(f"from={update}&to={update}")
+            given = page.locator("td[data-title=Reward] .quiet").all_inner_texts()
+            means.append(fmean(map(float, given)))
+            shares.append(100 * len(lines(listed(f"from={update}&to={update}&pattern=erroneous"))) / len(given))
+        assert told["Reward (mean)"] == " → ".join(f"{mean:.3g}" for mean in means) == "0.75 → 0.5"
+        said = f"sod from {shares[0]:.3g} at the start to {shares[1]:.3g} at the end"
+        assert f"erroneous (% of calling trajectories): {said}" in str(patterns)
+        assert shares == [25.0, 50.0]
+        problem, update = re.match(r"sod\. Problem (p\d), sample 1, update (\d): wrong", summary).groups()
+        page = listed(f"from={update}&to={update}&text={problem}")
+        page.locator("tr", has_text=f"{problem} · 1").locator("a.open").click()
+        page.wait_for_selector(".step")
+        assert [float(text) for text in page.locator(".bar-value").all_inner_texts()] == bars
+        assert bars[2:4] == [0.9, 0.02]  # d_2 and w_2
+        page.goto("about:blank")
+
+
 # ---- growing and exported
 
 
@@ -409,6 +510,22 @@ def test_running_run_is_followed(watched: Watched, tmp_path: Path) -> None:
             file.write(lines_of(group(2, "p2")))
         page.wait_for_function("() => document.querySelectorAll('a.open').length === 8")
         assert page.evaluate("document.activeElement.innerText") == "1"  # the reader stays where they were
+        page.goto("about:blank")
+
+
+def test_growing_list_leaves_open_choices_open(watched: Watched, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", group(1), state="running")
+    with serving([run], folder=tmp_path / "cache") as viewer:
+        page = open_at(watched, viewer.url, shows="table.list")
+        page.get_by_label("Verdict").click()
+        page.wait_for_function("() => document.querySelector('select:open')")
+        with (run / "trajectories.jsonl").open("ab") as file:
+            file.write(lines_of(group(2, "p2")))
+        with page.expect_response(lambda answer: "api/rows" in answer.url and answer.json()["total"] == 8):
+            pass
+        assert page.evaluate("document.querySelector('select:open') !== null")
+        page.keyboard.press("Escape")
+        page.wait_for_function("() => document.querySelectorAll('a.open').length === 8")
         page.goto("about:blank")
 
 

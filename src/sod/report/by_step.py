@@ -41,7 +41,7 @@ class StepQuantity:
 
 
 DIVERGENCE = StepQuantity(name="divergence", title="Divergence d_k", unit="nats per token")
-WEIGHT = StepQuantity(name="weight", title="Weight w_k", unit="weight", reference=1.0)
+WEIGHT = StepQuantity(name="weight", title="Weight w_k", unit="1: full trust", reference=1.0)
 TEACHER_ENTROPY = StepQuantity(name="teacher_entropy", title="Teacher's entropy", unit="nats per token")
 STEP_QUANTITIES = (DIVERGENCE, TEACHER_ENTROPY, WEIGHT)
 
@@ -71,11 +71,12 @@ def draw_steps(runs: Sequence[Run], quantity: StepQuantity, path: Path) -> Pictu
         curves = [_curve(quantity.of(run), outcome, run.label, look(run.place)) for run in shown]
         curves = [curve for curve in curves if curve.xs]
         if curves:
-            panels.append(Panel(title=NAMES[outcome], unit=quantity.unit, curves=curves, reference=quantity.reference))
+            unit = f"{quantity.title}, {quantity.unit}"
+            panels.append(Panel(title=NAMES[outcome], unit=unit, curves=curves, reference=quantity.reference))
     if not panels:
         return None
     caption = f"{quantity.title} by step. {_RULE}"
-    return draw_panels(panels, path, over="step k", caption=caption, alt=f"{quantity.title}. {_alt(panels)}")
+    return draw_panels(panels, path, over="step k", caption=caption, alt=_alt(panels), same_scale=True)
 
 
 def _curve(means: StepMeans, outcome: Outcome, label: str, of: Look) -> Curve:

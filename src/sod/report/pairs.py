@@ -126,8 +126,9 @@ def training_tests(runs: Sequence[Run]) -> list[Test]:
 
 
 def _share_problems(before: Run, after: Run) -> bool:
-    """Not of other seeds: they drew other problems."""
-    return len(before.trajectories.verdicts.keys() & after.trajectories.verdicts.keys()) >= MIN_PROBLEMS
+    """Not of other seeds, which drew other problems, nor of other data, where a name may be another problem's."""
+    shared = before.trajectories.verdicts.keys() & after.trajectories.verdicts.keys()
+    return before.config.get("data") == after.config.get("data") and len(shared) >= MIN_PROBLEMS
 
 
 def _on_training_problems(before: Run, after: Run) -> Test | None:

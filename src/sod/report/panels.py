@@ -58,8 +58,11 @@ class Panel:
     from_zero: bool = True
 
 
-def draw_panels(panels: Sequence[Panel], path: Path, *, over: str, caption: str, alt: str) -> Picture:
-    """All panels in one figure, one legend below. `over` names the horizontal axis."""
+def draw_panels(
+    panels: Sequence[Panel], path: Path, *, over: str, caption: str, alt: str, same_scale: bool = False
+) -> Picture:
+    """All panels in one figure, one legend below. `over` names the horizontal axis; with `same_scale` the panels, of
+    one quantity, have one vertical axis."""
     columns = min(MAX_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     with canvas(size=(3.5 * max(columns, 1.6), 2.9 * rows + 0.5)) as figure:
@@ -67,6 +70,10 @@ def draw_panels(panels: Sequence[Panel], path: Path, *, over: str, caption: str,
         places = [axes for row in grid for axes in row]
         for panel, axes in zip(panels, places, strict=False):
             _draw_panel(panel, axes, over=over)
+        if same_scale:
+            highest = max(axes.get_ylim()[1] for axes in places[: len(panels)])
+            for axes in places[: len(panels)]:
+                axes.set_ylim(0.0, highest)
         for axes in places[len(panels) :]:
             axes.set_visible(False)
         _legend(figure, places)

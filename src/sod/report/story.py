@@ -50,7 +50,7 @@ def _bar(name: str, value: float | None, most: float, *, class_: str) -> Html:
     width = 100 * min(1.0, max(0.0, value) / most) if most > 0 else 0.0
     rect = element("rect", width=f"{width:.1f}", height=10, class_=class_)
     bar = element("svg", rect, viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true")
-    return element("div", element("span", name), bar, element("span", f"{value:.3f}"), class_="bar")
+    return element("div", element("span", name), bar, element("span", f"{value:.3g}"), class_="bar")
 
 
 def _parts(turn: Mapping[str, Any]) -> Iterator[Html]:

@@ -42,9 +42,10 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 caption { text-align: left; padding: .2rem 0 .5rem; font-size: .9rem;
   max-width: min(60rem, 100vw - 2.5rem); }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--edge); text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid var(--edge); white-space: nowrap; }
+thead th { border-bottom: 2px solid var(--edge); vertical-align: bottom; }
+thead th.words { overflow-wrap: anywhere; }
 tbody th { font-weight: 550; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; } td.number { white-space: nowrap; }
 td.words, tbody th { min-width: 7.5rem; }
 tbody th code { white-space: nowrap; }
 tbody th { position: sticky; left: 0; background: var(--page); }
@@ -76,6 +77,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--edge); padding-top: .8rem
   html { font-size: 11px; }
   body { max-width: none; padding: 0; }
   nav { display: none; }
+  details::details-content { content-visibility: visible; }
   h2, h3, h4, caption, summary { break-after: avoid; }
   figure, tr, .runs li { break-inside: avoid; }
   .wide, figure .card { overflow: visible; }

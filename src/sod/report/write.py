@@ -200,12 +200,13 @@ def _steps(runs: Sequence[Run], folder: Path) -> Iterator[Html]:
 def _trajectories(runs: Sequence[Run]) -> Iterator[Html]:
     told = [run for run in runs if run.trajectories.telling is not None]
     if told:
-        yield paragraph(
-            "Of each run the trajectory that shows most: with a failed call or a wrong answer, and with steps at which "
-            "the teacher was trusted more and less. Bars are against the largest value of the trajectory (weights: "
-            "at least 1). Texts are the student's and the tool's own.",
-            soft=True,
-        )
+        what = "Of each run the trajectory that shows most: with a failed call or a wrong answer"
+        if any(run.trajectories.divergence for run in told):
+            what += (
+                ", and with steps at which the teacher was trusted more and less. Bars are against the largest value "
+                "of the trajectory (weights: at least 1)"
+            )
+        yield paragraph(what, ". Texts are the student's and the tool's own.", soft=True)
     for index, run in enumerate(told):
         record = run.trajectories.telling or {}
         yield details(joined([short(run.label), ". ", summary(record)]), story(record), shown=index == 0)

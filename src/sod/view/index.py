@@ -90,8 +90,8 @@ class Index:
         self.source = run / FILE
         self.path = _place(run, folder or cache_folder())
         self._progress: Progress | None = None
-        self._torn_size: int | None = None
-        """Size of the file when its last line was found torn: until it grows, nothing is new."""
+        self._torn: tuple[int, int] | None = None
+        """End of the index and size of the file when only a torn line was left: nothing is new until either changes."""
         try:
             self._prepare()
         except sqlite3.DatabaseError:  # damaged, or of another version of ours: it can be made again
@@ -99,7 +99,6 @@ class Index:
             self._prepare()
 
     def _prepare(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
                 self._anew(connection, generation=1)
@@ -111,8 +110,9 @@ class Index:
 
     def _connect(self) -> sqlite3.Connection:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it knows the run's texts
             connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise StorageError(
                 f"{self.path} must be a place for the index, got: {error}; free space or set XDG_CACHE_HOME"
             ) from None
@@ -146,8 +146,7 @@ class Index:
         Raises StorageError when the index cannot be written, DataError when the file cannot be read.
         """
         try:
-            if not self.path.exists():  # removed under a viewer, as the documentation allows
-                self._prepare()
+            self._prepare()  # the documentation lets it be removed at any time
             with opened(self.source) as file, closing(self._connect()) as connection:
                 self._progress = self._take(connection, file, max_bytes=max_bytes)
         except FileNotFoundError:
@@ -168,7 +167,9 @@ class Index:
     def _take(self, connection: sqlite3.Connection, file: BinaryIO, *, max_bytes: int) -> Progress:
         known = os.fstat(file.fileno())
         state = _state_of(connection)
-        if _is_same(file, known, state) and known.st_size in (state.offset, self._torn_size):
+        if _is_same(file, known, state) and (
+            known.st_size == state.offset or (state.offset, known.st_size) == self._torn
+        ):
             return _progress(state, total_bytes=state.offset)
         connection.execute("BEGIN IMMEDIATE")
         state = _state_of(connection)  # another viewer may have been faster
@@ -181,7 +182,7 @@ class Index:
         state = _remembered(file, state)
         connection.execute("UPDATE state SET " + ", ".join(f"{name} = ?" for name in _STATE), astuple(state))
         connection.execute("COMMIT")
-        self._torn_size = known.st_size if torn else None
+        self._torn = (state.offset, known.st_size) if torn else None
         return _progress(state, total_bytes=state.offset if torn else known.st_size)
 
     def _anew(self, connection: sqlite3.Connection, *, generation: int) -> None:
@@ -276,14 +277,13 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     with suppress(OSError, RuntimeError):
         folder = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "sod" / "view"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it knows the run's texts
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK):
             return folder
     return Path(tempfile.mkdtemp(prefix="sod-view-"))
 
 
 def _place(run: Path, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     _remove_old(folder)
     return folder / f"{hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:32]}.sqlite"
 

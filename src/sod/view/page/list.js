@@ -105,7 +105,7 @@
       const state = now === name ? "ascending" : now === `-${name}` ? "descending" : null;
       const sign = { ascending: " ↑", descending: " ↓" }[state] || "";
       return sod.el("th", { scope: "col", title: words, "aria-sort": state },
-        sod.el("button", { type: "button", class: "sort", onclick: () => sortBy(name) }, title, sod.el("span", { "aria-hidden": "true" }, sign)));
+        sod.el("button", { type: "button", class: "sort", onclick: () => sortBy(name), "data-filter": `sort ${name}` }, title, sod.el("span", { "aria-hidden": "true" }, sign)));
     }));
   };
 
@@ -131,7 +131,7 @@
     const last = Math.max(0, Math.ceil(list.total / list.page_rows) - 1);
     const from = list.total ? list.page * list.page_rows + 1 : 0;
     const to = Math.min(list.total, (list.page + 1) * list.page_rows);
-    const turn = (title, page, off) => sod.el("button", { type: "button", disabled: off, onclick: () => go({ page: String(page) }) }, title);
+    const turn = (title, page, off) => sod.el("button", { type: "button", disabled: off, onclick: () => go({ page: String(page) }), "data-filter": title }, title);
     return sod.el("nav", { class: "pages", "aria-label": "Pages" },
       turn("« First", 0, list.page === 0), turn("‹ Previous", list.page - 1, list.page === 0),
       sod.el("span", {}, `${from.toLocaleString("en")}–${to.toLocaleString("en")} of ${sod.counted(list.total, "trajectory").replace("trajectorys", "trajectories")}`),
@@ -179,6 +179,9 @@
 
   const focusLine = (line) => document.querySelector(`tr[data-line="${Number(line)}"] a`)?.focus();
 
+  /** A filter's choices are open: drawn anew, they would close. */
+  const choosing = () => CSS.supports("selector(select:open)") && document.querySelector("select:open");
+
   sod.showList = async (ticket, { again } = {}) => {
     const { run, params } = sod.route();
     const { page, ...asked } = params;
@@ -186,8 +189,10 @@
     const list = await sod.source.rows(run, asked, Number(page) || 0);
     if (!sod.isNow(ticket)) return;
     const text = JSON.stringify(list);
-    if (!again || text !== shown) draw(list);
-    shown = text;
+    if (!again || (text !== shown && !choosing())) {
+      draw(list);
+      shown = text;
+    }
     sod.lastLine = null;
     if (sod.wantsSearch) document.getElementById("search").focus();
     sod.wantsSearch = false;

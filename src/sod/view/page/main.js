@@ -157,7 +157,7 @@
     sod.exported = known.exported;
     const select = document.getElementById("run");
     sod.fill(select, runs.map((run) => sod.el("option", { value: run.name }, run.method ? `${run.name.replaceAll("~", "/")} (${run.method})` : run.name.replaceAll("~", "/"))));
-    select.addEventListener("change", () => { location.hash = sod.link(select.value, null, {}); });
+    select.addEventListener("change", () => { location.hash = sod.link(select.value, null, { pin: sod.route().params.pin }); });
     document.getElementById("runs").hidden = runs.length < 2;
     window.addEventListener("hashchange", show);
     show();

@@ -2,6 +2,7 @@
 /* One trajectory as a conversation, its siblings beside it, and two side by side. */
 (() => {
   let places = { previous: null, next: null };
+  let shown = "";
 
   const go = (changes) => {
     const { run, line, params } = sod.route();
@@ -147,11 +148,14 @@
       isOther ? sod.source.trajectory(pin.run, pin.line, {}) : null,
     ]);
     if (!sod.isNow(ticket)) return;
+    const at = shown === location.hash ? stepsNow().findIndex((step) => step.getBoundingClientRect().bottom > 120) : -1;
+    shown = location.hash;
     places = page.place;
     sod.lastLine = line;
     sod.about(page.run);
     document.title = `${title(page).join("")} – ${run}`;
     sod.fill(document.getElementById("main"), toolbar(page), other ? drawTwo(page, other) : drawOne(page, Boolean(pin)));
+    if (at > 0) return toStep(stepsNow()[at]); // the same one as text, tokens or both: the reader stays where they were
     document.querySelector("h1").focus({ preventScroll: true });
     window.scrollTo(0, 0);
   };
@@ -164,12 +168,17 @@
     else location.hash = sod.link(run, to, params);
   };
 
-  /** Focus the next (1) or previous (-1) step. */
-  sod.moveStep = (way) => {
-    const steps = [...document.querySelectorAll(".step")];
-    const at = steps.indexOf(document.activeElement?.closest(".step"));
-    const step = steps[Math.max(0, Math.min(steps.length - 1, at + way))];
+  const stepsNow = () => [...document.querySelectorAll(".step")];
+
+  const toStep = (step) => {
     step?.focus({ preventScroll: true });
     step?.scrollIntoView({ block: "start" });
+  };
+
+  /** Focus the next (1) or previous (-1) step. */
+  sod.moveStep = (way) => {
+    const steps = stepsNow();
+    const at = steps.indexOf(document.activeElement?.closest(".step"));
+    toStep(steps[Math.max(0, Math.min(steps.length - 1, at + way))]);
   };
 })();
