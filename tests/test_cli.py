@@ -328,6 +328,7 @@ def test_hints_are_refused_with_one_message(tmp_path: Path, model_dir: Path) -> 
 
 UPDATE = {
     "update": 3,
+    "num_updates": 20,
     "reward": 0.5,
     "tool_calls": 1.5,
     "failed_calls": 2,
@@ -347,7 +348,7 @@ def shown(capsys: pytest.CaptureFixture[str], event: str, values: Any) -> str:
 def test_an_update_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     line = shown(capsys, "update", UPDATE)
     assert line.split() == (
-        "update 3 reward 0.500 calls 1.50 failed 25% entropy 0.700 grad 0.100 2.0 s".split()  # noqa: SIM905
+        "update 3/20 reward 0.500 calls 1.50 failed 25% entropy 0.700 grad 0.100 2.0 s".split()  # noqa: SIM905
     )
     assert "w nan" in shown(capsys, "update", UPDATE | SIGNAL)
     assert "failed 0%" in shown(capsys, "update", UPDATE | {"num_calls": 0, "failed_calls": 0})

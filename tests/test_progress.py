@@ -35,6 +35,7 @@ HOSTILE = ["[/]", "[bold", "[bold red]x[/bold red]", "[link=file:///]z", "\\", "
 HOSTILE += ["\x1b[2J\x1b[H", "\r", "\n", "\t", "\x00", "\x9b31m", "\u202e", "é汉😀", "\ud800", "a" * 5000]
 UPDATE = {
     "update": 3,
+    "num_updates": 20,
     "reward": 0.5,
     "accuracy": 0.25,
     "tool_calls": 1.5,
@@ -108,7 +109,7 @@ def test_no_text_breaks_a_line(event: str, text: str) -> None:
 
 
 def test_every_event_is_a_line() -> None:
-    assert str(line_of("update", UPDATE)).startswith("update    3  reward 0.500  calls 1.50  failed 25%")
+    assert str(line_of("update", UPDATE)).startswith("update    3/20  reward 0.500  calls 1.50  failed 25%")
     assert (
         str(line_of("progress", {"done": 3, "total": 9, "correct": 0.5}))
         == "     3 of 9 samples, 50.0% of the new ones right"

@@ -189,6 +189,7 @@ class _Progress:
     def start(self) -> None:
         """From here on time counts: loading is not the model's speed."""
         self.since = time.perf_counter()
+        self.listener("progress", {"done": self.done, "total": self.total})
 
     def take(self, sample: Sample, trajectory: Trajectory) -> None:
         """One more sample ended."""

@@ -370,7 +370,8 @@ class TrainingLoop:
         self.run.append(
             "timing", {"update": number, **_rounded(self.timing), "tools": _rounded(tools), "memory": memory}
         )
-        self.listener("update", {"update": number, **metrics, **self.timing, "memory": memory})
+        of = {"update": number, "num_updates": self.config.update.num_updates}
+        self.listener("update", {**metrics, **self.timing, **of, "memory": memory})
         self._heed(self.guards.check(metrics))
 
     def _teach(self) -> None:

@@ -1,6 +1,6 @@
 """Events as plain lines: for files, pipes, `--plain`, and what the live view says above and after its frame.
 
-update   12  reward 0.354  calls 3.65  failed 21%  entropy 0.063  grad 1.519  1.4 s
+update   12/60  reward 0.354  calls 3.65  failed 21%  entropy 0.063  grad 1.519  1.4 s
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _plain(values: Mapping[str, Any]) -> str:
 
 def _update_line(values: Mapping[str, Any]) -> str:
     parts = [
-        f"update {values['update']:>4}",
+        f"update {values['update']:>4}/{values['num_updates']}",
         f"reward {values['reward']:.3f}",
         f"calls {values['tool_calls']:.2f}",
         f"failed {values['failed_calls'] / max(1, values['num_calls']):.0%}",
@@ -71,6 +71,11 @@ def _step_line(values: Mapping[str, Any]) -> str:
         f"step {values['update']:>4}/{values['num_updates']}  loss {values['loss']:.4f}  "
         f"grad {values['grad_norm']:.3f}  lr {values['lr']:.2e}  {values['elapsed_s']:.0f} s"
     )
+
+
+def _progress_line(values: Mapping[str, Any]) -> str:
+    right = f", {values['correct']:.1%} of the new ones right" if "correct" in values else ""
+    return f"{values['done']:>6} of {values['total']} samples{right}"
 
 
 def _evaluation_line(values: Mapping[str, Any]) -> str:
@@ -107,9 +112,7 @@ _LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
     "sandbox": lambda values: sandbox_line(values["layers"]),
     "finished": lambda values: f"{said(values['run'])} is finished already; give another `run` to start anew.",
     "resumed": lambda values: f"Continuing after update {values['update']}.",
-    "progress": lambda values: (
-        f"{values['done']:>6} of {values['total']} samples, {values['correct']:.1%} of the new ones right"
-    ),
+    "progress": lambda values: _progress_line(values),
     "left_out": lambda values: (
         f"Left out {values['too_long']} traces longer than max_tokens and {values['unreadable']} that the template "
         f"cannot write; {values['kept']} are kept."
