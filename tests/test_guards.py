@@ -65,6 +65,16 @@ def test_small_ups_and_downs_are_no_alarm() -> None:
     assert heard([{}, {}, {"tool_calls": 2.0, "reward": 0.25}, {"tool_calls": 1.6}, {"reward": 0.21}]) == [[]] * 5
 
 
+@pytest.mark.parametrize(
+    ("right", "rang"),
+    [((0, 1, 0, 0), False), ((2, 2, 0, 0), False), ((10, 9, 1, 1), True), ((10, 9, 4, 5), False)],
+)
+def test_a_reward_that_falls_within_chance_is_no_alarm(right: tuple[int, ...], rang: bool) -> None:
+    """A fall from 1 right of 32 to none, or from 4 to none, happens to a student that has not changed."""
+    alarms = heard([{"reward": count / 16, "num_trajectories": 16} for count in right])
+    assert alarms[-1] == (["reward"] if rang else [])
+
+
 def test_infrastructure_failures_are_fatal_from_the_first_update() -> None:
     guards = Guards(config=GuardConfig())
     (alarm,) = guards.check({**HEALTHY, "infrastructure_failures": 3})

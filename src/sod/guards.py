@@ -18,7 +18,7 @@ MIN_INFRASTRUCTURE_FAILURES = 3
 
 
 SURE = 3.0
-"""Standard errors by which a share must have fallen: the rule is asked anew after every update."""
+"""Standard errors by which a share or a mean must have fallen: the rule is asked anew after every update."""
 MIN_FAILED_TURNS = 50
 """Turns with a failed call in a window; a share of fewer says little."""
 
@@ -61,7 +61,8 @@ class Guards:
             ("reward", "mean reward", self.config.reward_floor),
         ):
             before, now = _mean(reference, key), _mean(recent, key)
-            if floor and before > 0 and now < floor * before:
+            chance = SURE * math.sqrt(_mean_variance(reference, before) + _mean_variance(recent, now))
+            if floor and now < floor * before and before - now > chance:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
         alarms += self._retries(reference, recent)
@@ -121,6 +122,12 @@ def _variance(history: Sequence[Mapping[str, float]], share: float) -> float:
     failed = sum(metrics.get("failed_turns", 0) for metrics in history)
     share = min(share, 1.0 - 1.0 / (failed + 1))
     return share * (1.0 - share) / failed
+
+
+def _mean_variance(history: Sequence[Mapping[str, float]], mean: float) -> float:
+    """Of a mean over the history's trajectories, were each one's number a rare event's count (Poisson): rewards of 0
+    and 1 vary less. Metrics that do not say of how many trajectories they are count as exact."""
+    return max(mean, 0.0) / sum(metrics.get("num_trajectories", math.inf) for metrics in history)
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:
