@@ -28,6 +28,7 @@ from sod.chat import Chat, load_tokenizer
 from sod.config import DataConfig, EvalConfig, SFTConfig, TrainConfig, load, parse
 from sod.data import load_problems
 from sod.data.benchmarks import BENCHMARKS
+from sod.memory import room
 from sod.models.anatomy import anatomy
 from sod.runs import read_records
 from sod.sft import final_model, sft
@@ -264,7 +265,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (num_bytes, num_bytes))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=num_bytes))
-        monkeypatch.setattr(memory, "available", lambda device: num_bytes if device != "cpu" else 128 << 30)
+        monkeypatch.setattr(room, "available", lambda device: num_bytes if device != "cpu" else 128 << 30)
         return num_bytes
 
     return pretend

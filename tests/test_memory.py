@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from sod import cli, memory
 from sod.config import LoRAConfig, ModelConfig, TrainConfig, parse
 from sod.errors import ModelError
+from sod.memory import room, verdict
+from sod.memory.needed import Phase
 from sod.models.anatomy import anatomy
 from sod.optimizer import Optimizer
 
@@ -370,9 +372,9 @@ def test_every_teacher_is_counted_and_the_largest_is_the_probe(tmp_path: Path, s
 def test_advice_for_several_teachers_names_each(small: str) -> None:
     teacher = {"path": small, "device": "cpu", "dtype": "float32", "tokens_per_forward": 65536}
     settings = config(small, teachers={"a.b c": teacher}, update={"prompts": 1, "samples": 2, "optimizer_steps": 1})
-    advice = dict(memory._alternatives(settings))
+    advice = dict(verdict._alternatives(settings))
     assert advice["teachers.a.b c.dtype"] == "bfloat16"
-    changed = memory._changed(settings, "teachers.a.b c.dtype", "bfloat16")
+    changed = verdict._changed(settings, "teachers.a.b c.dtype", "bfloat16")
     assert changed.teachers["a.b c"].dtype == "bfloat16"
     halved = [sizes(each, "teacher a.b c weights")[0] for each in (settings, changed)]
     assert halved[0] == 2 * halved[1]
@@ -409,7 +411,7 @@ def test_eight_bits_take_a_quarter(small: str) -> None:
     assert 0.25 < share < 0.26
 
 
-def item(phase: memory.Phase, num_bytes: int, *, certain: bool = False) -> memory.Item:
+def item(phase: Phase, num_bytes: int, *, certain: bool = False) -> memory.Item:
     return memory.Item(name="i", device="cpu", num_bytes=num_bytes, phase=phase, certain=certain, what="")
 
 
@@ -425,7 +427,7 @@ def test_the_peak_is_that_of_the_greediest_phase() -> None:
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, num_bytes: int | None) -> None:
-    monkeypatch.setattr(memory, "available", lambda _device: num_bytes)
+    monkeypatch.setattr(room, "available", lambda _device: num_bytes)
 
 
 def test_what_fits_is_not_spoken_of(small: str) -> None:
@@ -515,15 +517,15 @@ def test_each_control_group_above_counts(tmp_path: Path, line: str, root: str, f
     group(mounted / root / "job" / "step", files, limit="max", used=5, cache=0)
     group(mounted / root / "job", files, limit="1000", used=700, cache=200)
     group(mounted / root, files, limit="9000", used=100, cache=0)
-    assert list(memory._cgroup_available(membership, mounted)) == [500, 8900]
+    assert list(room._cgroup_available(membership, mounted)) == [500, 8900]
 
 
 def test_in_a_container_the_path_may_be_the_hosts(tmp_path: Path) -> None:
     files = ("memory.max", "memory.current", "inactive_file")
     (tmp_path / "self").write_text("0::/docker/123\n")
     group(tmp_path / "cgroup", files, limit="1000", used=1200, cache=100)
-    assert list(memory._cgroup_available(tmp_path / "self", tmp_path / "cgroup")) == [0]
-    assert list(memory._cgroup_available(tmp_path / "none", tmp_path / "cgroup")) == []
+    assert list(room._cgroup_available(tmp_path / "self", tmp_path / "cgroup")) == [0]
+    assert list(room._cgroup_available(tmp_path / "none", tmp_path / "cgroup")) == []
 
 
 # ---- the command
