@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from sod.agent import FAULT
-from sod.config import SFTConfig, TrainConfig, load
+from sod.benchmark import run_benchmarks
+from sod.config import EvalConfig, SFTConfig, TrainConfig, load, parse
 from sod.data import read_rows
 from sod.errors import SodError
-from sod.runs import read_records
-from sod.sft import sft
+from sod.metrics import persistence
+from sod.records import trajectory_of
+from sod.runs import read_records, read_trajectories
+from sod.sft import final_model, sft
 from sod.train import train
 
 HERE = Path(__file__).parent
@@ -34,6 +37,7 @@ WORK = PREPARED / "collapse"
 MAX_CALLS, MAX_QUESTION_CHARS = 2, 220
 NUM_TRACES = {"student": 320, "teacher": 160}
 """Of these, what fits is learned from: failed calls make the student's longer."""
+NUM_EVALUATED = 128
 FAULTS = 0.4
 """Share of the student's traced calls that fail and are made again; some of those fail again."""
 
@@ -66,8 +70,10 @@ def main() -> None:
             write_data()
             cold_start("student")
             cold_start("teacher")
+            evaluate("start", final_model(WORK / "student"))
             for name in names:
                 run_setting(name)
+                evaluate(name, max((WORK / "runs" / name).glob("checkpoints/update-*")) / "model")
         print("\n".join(table(names)))
     except SodError as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -135,6 +141,21 @@ def setting(name: str) -> TrainConfig:
     return load(TrainConfig, HERE / "collapse.toml", overrides=_overrides(settings))
 
 
+def evaluate(name: str, model: Path) -> None:
+    """The first NUM_EVALUATED problems once each, under the limits of training: whether failed calls are made again."""
+    shared = setting("grpo")
+    values = {
+        "run": str(WORK / "evaluations" / name),
+        "model": {"path": str(model), "dtype": "float32"},
+        "benchmarks": [{"path": str(WORK / "train.jsonl"), "limit": NUM_EVALUATED}],
+        "samples": 1,
+        "sampling": {"temperature": 1.0, "top_p": 1.0},
+        "agent": shared.agent.model_dump(),
+        "tool": shared.tool.model_dump(),
+    }
+    run_benchmarks(parse(EvalConfig, values), listener=lambda event, values: _say(name, event, values))
+
+
 def _overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
@@ -149,31 +170,27 @@ TOLD = ("step", "update", "loss", "reward", "tool_calls", "failed_turns", "retri
 
 # ---- the table
 
-HEAD = ("setting", "updates", "reward", "calls", "called again", "d", "w", "entropy", "tokens", "alarms")
-
-
-def table(names: Sequence[str]) -> Iterator[str]:
-    """First against last WINDOW updates of each run that is there, as Markdown."""
-    yield f"| {' | '.join(HEAD)} |"
-    yield "|---" * len(HEAD) + "|"
-    for name in names:
-        path = WORK / "runs" / name / "metrics.jsonl"
-        if path.exists():
-            yield f"| {' | '.join((name, *_row(list(read_records(path)))))} |"
-
-
+HEAD = ("setting", "updates", "d", "w", "entropy", "alarms", "right", "calls", "failed turns", "called again")
 WINDOW = 5
 
 
-def _row(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def table(names: Sequence[str]) -> Iterator[str]:
+    """Each run that is there, as Markdown: first against last WINDOW updates of training, then the evaluation."""
+    yield f"| {' | '.join(HEAD)} |"
+    yield "|---" * len(HEAD) + "|"
+    for name in ("start", *names):
+        if (WORK / "evaluations" / name / "evaluation.json").exists():
+            metrics = WORK / "runs" / name / "metrics.jsonl"
+            trained = _trained(list(read_records(metrics))) if metrics.exists() else ("0", "", "", "", "")
+            yield f"| {' | '.join((name, *trained, *_evaluated(WORK / 'evaluations' / name)))} |"
+
+
+def _trained(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     updates = [record for record in records if "reward" in record]
-    first, last = updates[:WINDOW], updates[-WINDOW:]
     yield str(len(updates))
-    for key, form in (("reward", ".3f"), ("tool_calls", ".2f")):
-        yield f"{_mean(first, key):{form}} to {_mean(last, key):{form}}"
-    yield f"{_called_again(first):.0%} to {_called_again(last):.0%}"
-    for key, form in (("divergence", ".2f"), ("weight", ".2f"), ("entropy", ".2f"), ("sampled_tokens", ".0f")):
-        yield f"{_mean(first, key):{form}} to {_mean(last, key):{form}}"
+    for key in ("divergence", "weight", "entropy"):
+        first, last = (_mean(part, key) for part in (updates[:WINDOW], updates[-WINDOW:]))
+        yield f"{first:.2f} to {last:.2f}"
     alarms = {str(record["alarm"]): record["update"] for record in reversed(records) if "alarm" in record}
     yield ", ".join(f"{rule} at {update}" for rule, update in alarms.items()) or "none"
 
@@ -182,10 +199,14 @@ def _mean(updates: Sequence[Mapping[str, Any]], key: str) -> float:
     return statistics.mean(update.get(key, float("nan")) for update in updates)
 
 
-def _called_again(updates: Sequence[Mapping[str, Any]]) -> float:
-    """Share of the turns with a failed call that are followed by another call."""
-    failed = sum(update.get("failed_turns", 0) for update in updates)
-    return sum(update.get("retried", 0) for update in updates) / max(1, failed)
+def _evaluated(run: Path) -> Iterator[str]:
+    records = list(read_trajectories(run))
+    trajectories = [trajectory_of(record) for record in records]
+    counts = persistence(trajectories)
+    yield f"{sum(record['score']['correct'] for record in records)} of {len(records)}"
+    yield f"{sum(len(trajectory.tool_results) for trajectory in trajectories) / len(records):.2f}"
+    yield f"{counts['failed_turns']}"
+    yield f"{counts['retried'] / max(1, counts['failed_turns']):.0%}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ fixed: of methods that are alike, three seeds each that differ by 1.5, 3 or 6 po
 from __future__ import annotations
 
 import argparse
-import itertools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,8 @@ from statistics import fmean
 from sod.comparison import problem_means
 from sod.errors import DataError
 from sod.estimates import SeedsMean, compare, mean_over_seeds
+from sod.metrics import persistence
+from sod.records import trajectory_of
 from sod.runs import read_json, read_records, read_trajectories
 
 HERE = Path(__file__).parent
@@ -199,13 +200,8 @@ def _ending(run: Path) -> tuple[int, int]:
 
 def _persistence(evaluation: Path) -> tuple[int, int]:
     """The same of an evaluation's trajectories: of the start there is no training to look at."""
-    failed = retried = 0
-    for record in read_trajectories(evaluation):
-        turns = record["turns"]
-        for turn, following in itertools.pairwise(turns):
-            if any(result["status"] != "ok" for result in turn["results"]):
-                failed, retried = failed + 1, retried + bool(following["calls"])
-    return failed, retried
+    counts = persistence([trajectory_of(record) for record in read_trajectories(evaluation)])
+    return counts["failed_turns"], counts["retried"]
 
 
 def _alarms(run: Path) -> dict[str, int]:

@@ -53,12 +53,12 @@ def trajectory_metrics(trajectories: Sequence[Trajectory], scores: Sequence[Scor
         "tool_calls": len(results) / count,
         "failed_calls": sum(result.status is not ToolStatus.OK for result in results),
         **{name: statuses[status] / num_calls for status, name in STATUS_SHARES.items()},
-        **_persistence(trajectories),
+        **persistence(trajectories),
         "empty_share": sum(result.text.strip() in ("", "[no output]") for result in results) / num_calls,
     }
 
 
-def _persistence(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def persistence(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """What the student does after a turn whose call failed: how often there was one, and how often it called again.
 
     Turns [call failed] [call ok] [answer] and [call failed] [answer]: {"failed_turns": 2, "retried": 1}.
