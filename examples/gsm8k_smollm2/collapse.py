@@ -11,13 +11,15 @@ does; in training a third of the calls fails. Problems and traces are GSM8K's sh
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sod.agent import FAULT
 from sod.benchmark import run_benchmarks
@@ -47,6 +49,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "opd_grpo": {"method": "opd_grpo"},
     "paper": {"method": "sod"},
     "stable": {"method": "sod", "preset": "stable"},
+    "token": {"method": "sod_token"},
     "paper_epsilon": {"method": "sod", "weights.epsilon": 0.3},
     "paper_median": {"method": "sod", "weights.anchor": "median"},
     "paper_fast": {"method": "sod", "optimizer.lr": 3e-4},
@@ -74,7 +77,7 @@ def main() -> None:
             for name in names:
                 run_setting(name)
                 evaluate(name, max((WORK / "runs" / name).glob("checkpoints/update-*")) / "model")
-        print("\n".join(table(names)))
+        print("\n".join((*table(names), "", *after_failure(names))))
     except SodError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -207,6 +210,73 @@ def _evaluated(run: Path) -> Iterator[str]:
     yield f"{sum(len(trajectory.tool_results) for trajectory in trajectories) / len(records):.2f}"
     yield f"{counts['failed_turns']}"
     yield f"{counts['retried'] / max(1, counts['failed_turns']):.0%}"
+
+
+# ---- what the teacher says after a failed call
+
+OPENING = 3
+"""Tokens of a step in which it is decided whether the tool is called again."""
+
+
+def after_failure(names: Sequence[str]) -> Iterator[str]:
+    """Steps of training that follow a failed call, by what they do: the teacher's disagreement lies in the first tokens
+    of a call made again, and the mean over its step does not show it."""
+    head = ("setting", "after a failed call", "steps", "tokens", "d", "w", f"log-ratio of the first {OPENING} tokens")
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for name in names:
+        steps = [step for record in _records(name) for step in _steps_after_failure(record)]
+        for what, calls in (("calls again", True), ("answers", False)):
+            chosen = [step for step in steps if step.calls is calls]
+            if chosen:
+                means = (statistics.mean(getattr(step, key) for step in chosen) for key in Step.MEANT)
+                tokens, divergence, weight, opening = means
+                row = (
+                    name,
+                    what,
+                    str(len(chosen)),
+                    f"{tokens:.0f}",
+                    f"{divergence:.2f}",
+                    f"{weight:.2f}",
+                    f"{opening:+.2f}",
+                )
+                yield f"| {' | '.join(row)} |"
+
+
+def _records(name: str) -> Iterator[dict[str, Any]]:
+    run = WORK / "runs" / name
+    return read_trajectories(run) if (run / "trajectories.jsonl").exists() else iter(())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One that follows a failed call."""
+
+    MEANT: ClassVar = ("tokens", "divergence", "weight", "opening")
+    calls: bool
+    tokens: int
+    divergence: float
+    weight: float
+    opening: float
+    """Sum of log p_teacher - log p_student over its first tokens."""
+
+
+def _steps_after_failure(record: Mapping[str, Any]) -> Iterator[Step]:
+    sampled = [position for position, step in enumerate(record["step"]) if step >= 0]
+    ratios: dict[int, list[float]] = {}
+    for position, taught in zip(sampled, record["teacher_logprobs"], strict=True):
+        ratios.setdefault(record["step"][position], []).append(taught - record["rollout_logprobs"][position])
+    turns = record["turns"]
+    for number, (turn, following) in enumerate(itertools.pairwise(turns), start=1):
+        if any(result["status"] != "ok" for result in turn["results"]):
+            own = ratios[sorted(ratios)[number]]
+            yield Step(
+                calls=bool(following["calls"]),
+                tokens=len(own),
+                divergence=record["divergence"][number],
+                weight=record["weight"][number],
+                opening=sum(own[:OPENING]),
+            )
 
 
 if __name__ == "__main__":
