@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +51,7 @@ def _module(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -129,6 +131,21 @@ def test_settings_of_the_collapse_differ_in_what_they_name_alone(collapse: Modul
         len({config.model_dump_json(include={"student", "teacher", "update", "tool"}) for config in configs.values()})
         == 1
     )
+
+
+def test_what_the_teacher_says_after_a_failed_call_is_taken_from_its_first_tokens(collapse: ModuleType) -> None:
+    record = {
+        "step": [-1, 0, 0, -1, 1, 1, 1, 1],
+        "rollout_logprobs": [0.0, -0.5, -0.5, 0.0, -1.0, -1.0, -1.0, -1.0],
+        "teacher_logprobs": [-9.0, -9.0, -3.0, -1.5, -1.0, -0.5],
+        "divergence": [8.5, 0.75],
+        "weight": [1.0, 0.5],
+        "turns": [{"results": [{"status": "error"}], "calls": [{}]}, {"results": [], "calls": [{}]}],
+    }
+    (step,) = collapse._steps_after_failure(record)
+    assert (step.calls, step.tokens, step.divergence, step.weight, step.opening) == (True, 4, 0.75, 0.5, -2.5)
+    record["turns"][0]["results"][0]["status"] = "ok"
+    assert list(collapse._steps_after_failure(record)) == []
 
 
 @pytest.mark.slow
