@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from browser import opened_browser
 from sod.demo import coldstart, story
 from sod.runs import read_trajectories
+from test_view import serving
 
 SCALE = story.Scale(
     num_test=6,
     test_samples=2,
     overrides=("update.num_updates=2", "update.prompts=4", "update.samples=2", "update.optimizer_steps=1"),
 )
+
+REPORTED = [
+    "Health",
+    "Results",
+    "Over training",
+    "By step",
+    "Stable, erroneous, recovery",
+    "One trajectory",
+    "Where the time went",
+    "Where the memory went",
+    "What was run",
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +87,43 @@ def test_both_methods_start_from_the_same_draws(told: tuple[Path, str]) -> None:
         for method in story.METHODS
     }
     assert first["opd"] == first["sod"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_its_report_and_its_trajectories_open_in_a_browser(told: tuple[Path, str], tmp_path: Path) -> None:
+    place = story.Place(directory=told[0], seed=3, scale=SCALE)
+    records = list(read_trajectories(place.run("sod")))
+    with opened_browser() as browser, serving([place.run("sod"), place.run("opd")], folder=tmp_path) as viewer:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+
+        page.goto((place.run("report") / "report.html").as_uri())
+        assert page.title() == "Report: opd, sod"
+        assert page.locator("h2").all_inner_texts() == REPORTED
+        assert page.locator("figure svg").count() >= 8
+        assert page.locator("#results table").first.locator("tbody tr").last.inner_text().count("16 (") == 2
+
+        page.goto(viewer.url)
+        page.wait_for_selector("table.list")
+        assert page.locator("a.open").count() == len(records)
+        page.get_by_label("Verdict").select_option("no")
+        page.wait_for_function("() => location.hash.includes('correct=no')")
+        page.locator("a.open").first.click()
+        page.wait_for_selector(".step")
+        record = records[int(re.search(r"line (\d+)", page.locator(".summary").inner_text())[1]) - 1]
+        assert record["score"]["correct"] is False
+        shown = [float(text) for text in page.locator(".bar-value").all_inner_texts()]
+        by_step = zip(record["divergence"], record["weight"], record["teacher_entropy"], strict=True)
+        kept = [value for values in by_step for value in values]
+        assert shown == pytest.approx(kept, rel=1e-2, abs=1e-3)
+        assert page.locator(".siblings li").count() == 2
+        page.locator(".token").first.hover()
+        page.wait_for_selector("#tip", state="visible")
+        assert complaints == []
 
 
 @pytest.mark.slow
