@@ -1,9 +1,4 @@
-"""Messages -> token ids, token ids -> tool calls. The only file that knows a chat template.
-
-    chat = Chat(load_tokenizer("Qwen/Qwen3-0.6B"), tools=[schema])
-    prompt = chat.prompt_ids(messages)              # tokens the student continues
-    reading = chat.read(sampled)                    # its turn as text and tool calls
-    follow = chat.observation_ids(["42\\n"])         # tokens after its stop token, through the next generation prompt
+"""A tokenizer's chat template, in parts that add up to what it gives for whole dialogues.
 
 What was sampled is never rendered again: a dialogue is prompt + turn + observation + turn + ..., and each part is made
 once. `Chat` checks when it is made that these parts add up to what the template gives for whole dialogues.
@@ -24,54 +19,20 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from sod.errors import DataError, ModelError, TemplateError
+from sod.chat.calls import FORM, calls_in, kind_of, parse_calls
+from sod.chat.tokenizer import Tokenizer, need_template
+from sod.errors import DataError, TemplateError
 from sod.types import MalformedCall, Message, ToolCall
 
-__all__ = ["Chat", "Reading", "TokenRecord", "Tokenizer", "load_tokenizer", "parse_calls"]
-
-
-class Tokenizer(Protocol):
-    """What is used of a tokenizer; every fast tokenizer of transformers fits."""
-
-    chat_template: Any
-    eos_token_id: Any
-    all_special_tokens: Any
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Text to token ids."""
-        ...
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
-        """Token ids to text."""
-        ...
-
-    def get_vocab(self) -> dict[str, int]:
-        """All tokens and their ids."""
-        ...
-
-    def save_pretrained(self, save_directory: str) -> Any:
-        """Write the tokenizer's files, template included."""
-        ...
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """Tokens that were added to the vocabulary (special or not) and their ids."""
-        ...
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        enable_thinking: bool,
-    ) -> Any:
-        """A dialogue as text (with `tokenize=False`)."""
-        ...
+# Markers that stand for text in dummy dialogues. Letters and digits only: JSON and templates leave them alone.
+_TURN_MARK = "q7turnq7"
+_CUT_MARK = "q7cutq7"
+_THOUGHT = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
+_PROBE_TEXTS = ("", "\n  padded \n\n", "[1, 2]", 'a "b" \\n {"c": [\'d\']} <e> & é 汉', "Traceback:\n\tx\r\n</div>")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,183 +53,6 @@ class TokenRecord:
     token_ids: tuple[int, ...]
     step: tuple[int, ...]
     num_prompt_tokens: int
-
-
-def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a local directory or hub id, never running code that comes with it.
-
-    Raises ModelError when there is none or it has no chat template.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        loaded: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds here, from OSError to KeyError
-        raise ModelError(
-            f"{path}: must hold a tokenizer that transformers can load, got {type(error).__name__}: {error}; "
-            "give a directory with tokenizer.json and tokenizer_config.json, or a hub id"
-        ) from error
-    tokenizer: Tokenizer = loaded
-    _need_template(tokenizer, where=path)
-    return tokenizer
-
-
-def _need_template(tokenizer: Tokenizer, *, where: str) -> None:
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{where}: the tokenizer must have a chat template, got none; use an instruct model, "
-            "or put a chat_template.jinja beside its tokenizer.json"
-        )
-
-
-# Reading calls -------------------------------------------------------------------------------------------------------
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_FORM = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
-_MARK = re.compile("<think>|<tool_call>")
-_SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(strict=False)
-
-
-class _UnreadableCallError(Exception):
-    """Why a call cannot be read, as a sentence for the student."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CallAt:
-    call: ToolCall | MalformedCall
-    start: int
-    end: int
-
-
-def parse_calls(text: str, *, in_thought: bool = False) -> tuple[ToolCall | MalformedCall, ...]:
-    """Hermes tool calls of one turn, in order; never raises.
-
-    `<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>` -> `(ToolCall(name="f", arguments={"x": 1}),)`.
-    The JSON decides where a call ends, so strings may hold tags and braces; raw line breaks in strings and arguments
-    given as a JSON string are accepted. What cannot be read is a MalformedCall with a reason. Calls inside
-    `<think>...</think>` do not count (an open block reaches to the end); `in_thought` says that the turn starts in one.
-    """
-    return tuple(found.call for found in _calls_in(text, in_thought=in_thought))
-
-
-def _calls_in(text: str, *, in_thought: bool) -> Iterator[_CallAt]:
-    position = _end_of_thought(text, 0) if in_thought else 0
-    while mark := _MARK.search(text, position):
-        if mark.group() == _OPEN:
-            found = _call_at(text, mark.start())
-            yield found
-            position = found.end
-        else:
-            position = _end_of_thought(text, mark.end())
-
-
-def _end_of_thought(text: str, position: int) -> int:
-    end = text.find("</think>", position)
-    return len(text) if end < 0 else end + len("</think>")
-
-
-def _call_at(text: str, start: int) -> _CallAt:
-    """The call whose opening tag is at `start`."""
-    try:
-        decoded = _decode_json(text, start + len(_OPEN))
-        call = _checked_call(decoded.value)
-        return _CallAt(call, start, decoded.end)
-    except _UnreadableCallError as fault:
-        end = _end_of_unreadable(text, start + len(_OPEN))
-        return _CallAt(MalformedCall(text=text[start:end], reason=f"{fault} Write {_FORM}."), start, end)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    value: object
-    end: int
-
-
-def _decode_json(text: str, body: int) -> _Decoded:
-    """The JSON value at `body`, which the closing tag must follow; `end` is after that tag."""
-    try:
-        value, end = _DECODER.raw_decode(text, _skip_space(text, body))
-    except json.JSONDecodeError as error:
-        if text.find(_CLOSE, body) < 0:
-            raise _UnreadableCallError(f"The tool call has no closing {_CLOSE} tag.") from None
-        near = text[error.pos : error.pos + 20]
-        raise _UnreadableCallError(
-            f"The tool call is not valid JSON: {error.msg} at character {error.pos - body}, near {near!r}."
-        ) from None
-    except (ValueError, RecursionError):  # an integer of thousands of digits, brackets nested thousands deep
-        raise _UnreadableCallError("The tool call has a number that is too long or is nested too deeply.") from None
-    end = _skip_space(text, end)
-    if text.startswith(_CLOSE, end):
-        return _Decoded(value, end + len(_CLOSE))
-    if text.find(_CLOSE, end) < 0:
-        raise _UnreadableCallError(f"The tool call has no closing {_CLOSE} tag.")
-    raise _UnreadableCallError(
-        f"The tool call must be one JSON object, but more text follows it at character {end - body}: "
-        f"{text[end : end + 20]!r}."
-    )
-
-
-def _skip_space(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    return space.end() if space else position
-
-
-def _end_of_unreadable(text: str, body: int) -> int:
-    """Reading goes on after the closing tag, or at the next opening tag when that comes first."""
-    next_open = text.find(_OPEN, body)
-    limit = len(text) if next_open < 0 else next_open
-    close = text.find(_CLOSE, body, limit)
-    return limit if close < 0 else close + len(_CLOSE)
-
-
-def _checked_call(value: object) -> ToolCall:
-    if not isinstance(value, dict):
-        raise _UnreadableCallError(f"The tool call must be a JSON object, got {_kind(value)}.")
-    name = value.get("name")
-    if not isinstance(name, str) or not name:
-        got = _kind(name) if "name" in value else "none"
-        raise _UnreadableCallError(f'The tool call must have a "name" that is a non-empty string, got {got}.')
-    if "arguments" not in value:
-        raise _UnreadableCallError('The tool call must have "arguments", got none.')
-    arguments = value["arguments"]
-    if isinstance(arguments, str):
-        arguments = _arguments_from_string(arguments)
-    if not isinstance(arguments, dict):
-        raise _UnreadableCallError(f'"arguments" must be a JSON object, got {_kind(arguments)}.')
-    _need_unicode(name, arguments)
-    return ToolCall(name=name, arguments=arguments)
-
-
-def _arguments_from_string(text: str) -> object:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        raise _UnreadableCallError('"arguments" must be a JSON object, got a string that is not JSON.') from None
-
-
-def _need_unicode(name: str, arguments: Mapping[str, Any]) -> None:
-    """JSON can spell half a surrogate pair, which no tool could be sent."""
-    try:
-        json.dumps([name, arguments], ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise _UnreadableCallError("The tool call has an unpaired surrogate such as \\ud800 in a string.") from None
-    except (ValueError, RecursionError):
-        raise _UnreadableCallError("The tool call has a number that is too long or is nested too deeply.") from None
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
-# The template --------------------------------------------------------------------------------------------------------
-
-# Markers that stand for text in dummy dialogues. Letters and digits only: JSON and templates leave them alone.
-_TURN_MARK = "q7turnq7"
-_CUT_MARK = "q7cutq7"
-_THOUGHT = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
-_PROBE_TEXTS = ("", "\n  padded \n\n", "[1, 2]", 'a "b" \\n {"c": [\'d\']} <e> & é 汉', "Traceback:\n\tx\r\n</div>")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,7 +104,7 @@ class Chat:
         thinking: bool = False,
         system: str = "",
     ) -> None:
-        _need_template(tokenizer, where="Chat")
+        need_template(tokenizer, where="Chat")
         self._tokenizer = tokenizer
         self._tools = [dict(tool) for tool in tools]
         self._thinking = thinking
@@ -364,7 +148,7 @@ class Chat:
         stopped = bool(token_ids) and token_ids[-1] in self.stop_token_ids
         said = token_ids[:-1] if stopped else token_ids
         inside = [False] * len(token_ids)
-        for found in _calls_in(self.text(said), in_thought=self._starts_in_thought):
+        for found in calls_in(self.text(said), in_thought=self._starts_in_thought):
             first, last = self._num_before(said, found.start), self._num_before(said, found.end)
             inside[first:last] = [True] * (last - first)
         return tuple(inside)
@@ -691,7 +475,7 @@ class Chat:
             want = tuple(ToolCall(**call["function"]) for call in turn.get("tool_calls", ()))
             if self.read(span.token_ids).calls != want:
                 raise TemplateError(
-                    f"the chat template must write tool calls as {_FORM}, got {span.text!r}; "
+                    f"the chat template must write tool calls as {FORM}, got {span.text!r}; "
                     "use a model with a Hermes template (Qwen2.5, Qwen3, Hermes)"
                 )
 
@@ -705,7 +489,7 @@ def _plain_message(message: Message) -> dict[str, Any]:
     if plain.get("content") is None:
         plain["content"] = ""
     if not isinstance(plain["content"], str):
-        raise DataError(f"a message's content must be text, got {_kind(plain['content'])}; give text only")
+        raise DataError(f"a message's content must be text, got {kind_of(plain['content'])}; give text only")
     if plain.get("tool_calls"):
         plain["tool_calls"] = [_plain_call(call) for call in plain["tool_calls"]]
     return plain
