@@ -199,6 +199,13 @@ def test_where_retries_are_no_alarm(pairs: tuple[tuple[int, int], ...]) -> None:
     assert retries(*pairs) == [[]] * 4
 
 
+def test_small_updates_are_added_up_until_they_say_enough() -> None:
+    """Ten failed turns an update, two updates a window: five updates on either side, from the tenth update on."""
+    assert retries(*[(10, 10)] * 5, *[(10, 2)] * 4) == [[]] * 9
+    assert retries(*[(10, 10)] * 5, *[(10, 2)] * 5) == [*[[]] * 9, ["retries"]]
+    assert retries(*[(10, 10)] * 5, *[(10, 8)] * 5) == [[]] * 10
+
+
 def test_the_share_of_retries_is_a_setting() -> None:
     fallen = ((100, 90), (100, 90), (100, 0), (100, 0))
     assert retries(*fallen)[-1] == ["retries"]

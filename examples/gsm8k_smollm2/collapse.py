@@ -23,9 +23,10 @@ from typing import Any, ClassVar
 
 from sod.agent import FAULT
 from sod.benchmark import run_benchmarks
-from sod.config import EvalConfig, SFTConfig, TrainConfig, load, parse
+from sod.config import EvalConfig, GuardConfig, SFTConfig, TrainConfig, load, parse
 from sod.data import read_rows
 from sod.errors import SodError
+from sod.guards import Guards
 from sod.metrics import persistence
 from sod.records import trajectory_of
 from sod.runs import read_records, read_trajectories
@@ -194,7 +195,10 @@ def _trained(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for key in ("divergence", "weight", "entropy"):
         first, last = (_mean(part, key) for part in (updates[:WINDOW], updates[-WINDOW:]))
         yield f"{first:.2f} to {last:.2f}"
-    alarms = {str(record["alarm"]): record["update"] for record in reversed(records) if "alarm" in record}
+    guards, alarms = Guards(config=GuardConfig()), dict[str, int]()
+    for update in updates:  # asked anew, so that every run has the rules of today
+        for alarm in guards.check(update):
+            alarms.setdefault(alarm.rule, update["update"])
     yield ", ".join(f"{rule} at {update}" for rule, update in alarms.items()) or "none"
 
 

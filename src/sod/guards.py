@@ -7,6 +7,7 @@ Failures of tools are not compared: they are counted over the latest calls, and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ MIN_INFRASTRUCTURE_FAILURES = 3
 SURE = 3.0
 """Standard errors by which a share or a mean must have fallen: the rule is asked anew after every update."""
 MIN_FAILED_TURNS = 50
-"""Turns with a failed call in a window; a share of fewer says little."""
+"""Turns with a failed call that a share is taken over; a share of fewer says little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class Guards:
             if floor and now < floor * before and before - now > chance:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
-        alarms += self._retries(reference, recent)
+        alarms += self._retries()
         before, now = _failed_share(reference), _failed_share(recent)
         ceiling = self.config.failed_call_ceiling
         if ceiling < 1 and now > ceiling and before <= ceiling / 2:
@@ -73,11 +74,19 @@ class Guards:
             alarms.append(Alarm(rule="failed_calls", message=message))
         return alarms
 
-    def _retries(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
-        """A student that unlearns to call again after a failure: it shows long before all tool calls fall."""
+    def _retries(self) -> list[Alarm]:
+        """A student that unlearns to call again after a failure: it shows long before all tool calls fall.
+
+        Small updates have few failed calls, so each side has as many updates as have MIN_FAILED_TURNS, at least
+        `window`, none on both sides.
+        """
+        reference = _with_failures(self._history, at_least=self.config.window)
+        recent = _with_failures(self._history[::-1], at_least=self.config.window)
+        if not reference or not recent or len(reference) + len(recent) > len(self._history):
+            return []
         before, now = _retried_share(reference), _retried_share(recent)
         floor = self.config.retry_floor
-        if before is None or now is None or now >= floor * before:
+        if now >= floor * before:
             return []
         chance = SURE * math.sqrt(_variance(reference, before) + _variance(recent, now))
         if before - now <= chance:
@@ -111,10 +120,16 @@ class Guards:
         return [Alarm(rule="infrastructure", message=message, fatal=True)]
 
 
-def _retried_share(history: Sequence[Mapping[str, float]]) -> float | None:
-    """None where too few calls failed to tell."""
+def _with_failures(history: Sequence[Mapping[str, float]], *, at_least: int) -> Sequence[Mapping[str, float]]:
+    """The first updates, `at_least` so many, that have MIN_FAILED_TURNS together; none where all have fewer."""
+    counted = itertools.accumulate(metrics.get("failed_turns", 0) for metrics in history)
+    enough = next((num for num, failed in enumerate(counted, start=1) if failed >= MIN_FAILED_TURNS), None)
+    return () if enough is None else history[: max(enough, at_least)]
+
+
+def _retried_share(history: Sequence[Mapping[str, float]]) -> float:
     failed = sum(metrics.get("failed_turns", 0) for metrics in history)
-    return sum(metrics.get("retried", 0) for metrics in history) / failed if failed >= MIN_FAILED_TURNS else None
+    return sum(metrics.get("retried", 0) for metrics in history) / failed
 
 
 def _variance(history: Sequence[Mapping[str, float]], share: float) -> float:
