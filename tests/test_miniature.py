@@ -43,12 +43,23 @@ PROBLEM = Problem(id="p", messages=({"role": "user", "content": "7 *8 +4"},), an
 
 # ---- a made-up study
 
+PLAYED = {
+    "token_ids": [1, 2],
+    "num_prompt_tokens": 1,
+    "step": [-1, 0],
+    "rollout_logprobs": [0.0, -0.1],
+    "turns": [],
+    "stop_reason": "answered",
+    "policy_version": 0,
+    "detail": "",
+}
+
 
 def write_evaluation(path: Path, rows: Sequence[Sequence[bool]], *, calls: float = 4.0, complete: bool = True) -> None:
     """`rows[p]` are the verdicts of problem p."""
     path.mkdir(parents=True)
     records = [
-        {"benchmark": "test", "problem_id": f"p{p}", "sample": n, "score": {"correct": bool(each)}, "turns": []}
+        {**PLAYED, "benchmark": "test", "problem_id": f"p{p}", "sample": n, "score": {"correct": bool(each)}}
         for p, row in enumerate(rows)
         for n, each in enumerate(row)
     ]
