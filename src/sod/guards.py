@@ -62,7 +62,9 @@ class Guards:
             ("reward", "mean reward", self.config.reward_floor),
         ):
             before, now = _mean(reference, key), _mean(recent, key)
-            chance = SURE * math.sqrt(_mean_variance(reference, before) + _mean_variance(recent, now))
+            chance = SURE * math.sqrt(
+                _variance(before, _trajectories(reference)) + _variance(now, _trajectories(recent))
+            )
             if floor and now < floor * before and before - now > chance:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
@@ -88,7 +90,7 @@ class Guards:
         floor = self.config.retry_floor
         if now >= floor * before:
             return []
-        chance = SURE * math.sqrt(_variance(reference, before) + _variance(recent, now))
+        chance = SURE * math.sqrt(_variance(before, _failed_turns(reference)) + _variance(now, _failed_turns(recent)))
         if before - now <= chance:
             return []
         message = (
@@ -128,21 +130,25 @@ def _with_failures(history: Sequence[Mapping[str, float]], *, at_least: int) -> 
 
 
 def _retried_share(history: Sequence[Mapping[str, float]]) -> float:
-    failed = sum(metrics.get("failed_turns", 0) for metrics in history)
-    return sum(metrics.get("retried", 0) for metrics in history) / failed
+    return sum(metrics.get("retried", 0) for metrics in history) / _failed_turns(history)
 
 
-def _variance(history: Sequence[Mapping[str, float]], share: float) -> float:
-    """Of a share of the history's failed turns. A share of 1 is not certain: one more turn might have been none."""
-    failed = sum(metrics.get("failed_turns", 0) for metrics in history)
-    share = min(share, 1.0 - 1.0 / (failed + 1))
-    return share * (1.0 - share) / failed
+def _failed_turns(history: Sequence[Mapping[str, float]]) -> float:
+    return sum(metrics.get("failed_turns", 0) for metrics in history)
 
 
-def _mean_variance(history: Sequence[Mapping[str, float]], mean: float) -> float:
-    """Of a mean over the history's trajectories, were each one's number a rare event's count (Poisson): rewards of 0
-    and 1 vary less. Metrics that do not say of how many trajectories they are count as exact."""
-    return max(mean, 0.0) / sum(metrics.get("num_trajectories", math.inf) for metrics in history)
+def _trajectories(history: Sequence[Mapping[str, float]]) -> float:
+    """Metrics that do not say of how many trajectories they are count as exact."""
+    return sum(metrics.get("num_trajectories", math.inf) for metrics in history)
+
+
+def _variance(mean: float, count: float) -> float:
+    """Of a mean of `count` numbers: up to 1 that of a share, which numbers between 0 and 1 do not exceed; beyond, that of
+    a rare event's count (Poisson). A share of 0 or 1 is not certain: one more might have been otherwise."""
+    if mean > 1.0:
+        return mean / count
+    share = min(max(mean, 1.0 / (count + 1)), 1.0 - 1.0 / (count + 1))
+    return share * (1.0 - share) / count
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:
