@@ -57,14 +57,12 @@ class Guards:
 
     def _collapse(self, reference: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]) -> list[Alarm]:
         alarms = []
-        for key, name, floor in (
-            ("tool_calls", "tool calls per trajectory", self.config.tool_call_floor),
-            ("reward", "mean reward", self.config.reward_floor),
+        for key, name, floor, variance in (
+            ("tool_calls", "tool calls per trajectory", self.config.tool_call_floor, _count_variance),
+            ("reward", "mean reward", self.config.reward_floor, _share_variance),
         ):
             before, now = _mean(reference, key), _mean(recent, key)
-            chance = SURE * math.sqrt(
-                _variance(before, _trajectories(reference)) + _variance(now, _trajectories(recent))
-            )
+            chance = SURE * math.sqrt(variance(before, _trajectories(reference)) + variance(now, _trajectories(recent)))
             if floor and now < floor * before and before - now > chance:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
@@ -90,7 +88,9 @@ class Guards:
         floor = self.config.retry_floor
         if now >= floor * before:
             return []
-        chance = SURE * math.sqrt(_variance(before, _failed_turns(reference)) + _variance(now, _failed_turns(recent)))
+        chance = SURE * math.sqrt(
+            _share_variance(before, _failed_turns(reference)) + _share_variance(now, _failed_turns(recent))
+        )
         if before - now <= chance:
             return []
         message = (
@@ -142,13 +142,18 @@ def _trajectories(history: Sequence[Mapping[str, float]]) -> float:
     return sum(metrics.get("num_trajectories", math.inf) for metrics in history)
 
 
-def _variance(mean: float, count: float) -> float:
-    """Of a mean of `count` numbers: up to 1 that of a share, which numbers between 0 and 1 do not exceed; beyond, that of
-    a rare event's count (Poisson). A share of 0 or 1 is not certain: one more might have been otherwise."""
+def _share_variance(mean: float, count: float) -> float:
+    """Of a share of `count`, which numbers between 0 and 1 do not exceed; of larger ones, such as shaped rewards,
+    that of counts. A share of 0 or 1 is not certain: one more might have been otherwise."""
     if mean > 1.0:
-        return mean / count
+        return _count_variance(mean, count)
     share = min(max(mean, 1.0 / (count + 1)), 1.0 - 1.0 / (count + 1))
     return share * (1.0 - share) / count
+
+
+def _count_variance(mean: float, count: float) -> float:
+    """Of a mean of `count` counts of rare events (Poisson)."""
+    return mean / count
 
 
 def _mean(history: Sequence[Mapping[str, float]], key: str) -> float:
