@@ -49,6 +49,7 @@ def test_each_rule_can_be_turned_off(change: dict[str, float], off: dict[str, fl
 
 def test_a_run_that_began_badly_has_nothing_to_fall_from() -> None:
     assert heard([{"tool_calls": 0.0, "reward": 0.0, "failed_calls": 20}] * 6) == [[]] * 6
+    assert heard([{"reward": value} for value in (0.0, 0.0, -1.0, -1.0)]) == [[]] * 4
 
 
 def test_an_alarm_that_goes_on_is_marked() -> None:

@@ -62,8 +62,10 @@ class Guards:
             ("reward", "mean reward", self.config.reward_floor, _share_variance),
         ):
             before, now = _mean(reference, key), _mean(recent, key)
+            if not floor or before <= 0 or now >= floor * before:
+                continue
             chance = SURE * math.sqrt(variance(before, _trajectories(reference)) + variance(now, _trajectories(recent)))
-            if floor and now < floor * before and before - now > chance:
+            if before - now > chance:
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
         alarms += self._retries()
