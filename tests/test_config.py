@@ -25,6 +25,7 @@ from sod.config import (
     TracesConfig,
     TrainConfig,
     WeightConfig,
+    as_overrides,
     dump,
     load,
     parse,
@@ -259,6 +260,14 @@ def test_values_of_overrides(toml: Path, override: str, key: str, value: object)
 def test_none_takes_a_section_away(toml: Path) -> None:
     config = load(TrainConfig, toml, overrides=["teacher=none", "method=grpo"])
     assert config.teacher is None
+
+
+def test_settings_become_overrides_that_read_as_they_were(toml: Path) -> None:
+    settings = {"run": Path("runs/a b"), "seed": 3, "optimizer.lr": 1e-4, "method": "opd", "teacher.path": '"é"\n'}
+    overrides = as_overrides(settings)
+    assert overrides[:2] == ['run="runs/a b"', "seed=3"]
+    config = load(TrainConfig, toml, overrides=overrides)
+    assert {key: at(config, key) for key in settings} == {**settings, "run": "runs/a b"}
 
 
 def test_everything_by_overrides() -> None:

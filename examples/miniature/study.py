@@ -13,7 +13,6 @@ count in both worlds. What comes out is read by results.py, figures.py and value
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -30,7 +29,7 @@ sys.path.insert(0, str(HERE))
 import world  # noqa: E402
 
 from sod.benchmark import run_benchmarks  # noqa: E402
-from sod.config import EvalConfig, SFTConfig, TrainConfig, load, parse  # noqa: E402
+from sod.config import EvalConfig, SFTConfig, TrainConfig, as_overrides, load, parse  # noqa: E402
 from sod.sft import final_model, sft  # noqa: E402
 from sod.train import train  # noqa: E402
 
@@ -117,7 +116,7 @@ def cold_start(out: Path, name: str) -> str:
     }
     losses: list[float] = []
     sft(
-        load(SFTConfig, HERE / "sft.toml", overrides=_overrides(settings)),
+        load(SFTConfig, HERE / "sft.toml", overrides=as_overrides(settings)),
         listener=lambda event, values: losses.append(values["loss"]) if event == "step" else None,
     )
     return f"loss {losses[-1]:.4f}" if losses else "there already"
@@ -168,12 +167,12 @@ def _train(out: Path, run: Path, *, seed: int, settings: Mapping[str, Any]) -> s
             heard.append(f"ALARM {values['rule']} at {values['update']}")
 
     given = {"run": run, "seed": seed, "data.path": out / "data" / "train.jsonl", **settings}
-    train(load(TrainConfig, HERE / "train.toml", overrides=_overrides(given)), listener=listen)
+    train(load(TrainConfig, HERE / "train.toml", overrides=as_overrides(given)), listener=listen)
     return ", ".join(["trained", *heard])
 
 
 def _evaluate(out: Path, run: Path, *, model: Path, seed: int) -> str:
-    shared = load(TrainConfig, HERE / "train.toml", overrides=_overrides({"run": "-", **_NOWHERE}))
+    shared = load(TrainConfig, HERE / "train.toml", overrides=as_overrides({"run": "-", **_NOWHERE}))
     config = parse(
         EvalConfig,
         {
@@ -193,10 +192,6 @@ def _evaluate(out: Path, run: Path, *, model: Path, seed: int) -> str:
 
 
 _NOWHERE = {"method": "grpo", "student.path": "-", "data.path": "-"}
-
-
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in settings.items()]
 
 
 # ---- all of them

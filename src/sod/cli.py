@@ -272,9 +272,10 @@ def evaluate(
 
 
 def _as_overrides(given: Mapping[str, Any]) -> list[str]:
-    """Flags that were given as TOML values, which JSON's are too: what the shell gave is a string whatever it looks
-    like."""
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value]
+    """Flags that were given."""
+    from sod.config import as_overrides
+
+    return as_overrides({key: value for key, value in given.items() if value})
 
 
 def _regrade(run: str, config: str | None, overrides: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from sod.config.methods import METHODS, PRESETS, Method
 from sod.config.models import LoRAConfig, ModelConfig, SamplingConfig, ServerConfig, VLLMConfig
 from sod.config.objective import ObjectiveConfig, WeightConfig
 from sod.config.problems import DataConfig, RewardConfig, ShapingConfig
-from sod.config.reading import FREE, dump, load, overridden, parse
+from sod.config.reading import FREE, as_overrides, dump, load, overridden, parse
 from sod.config.rubrics import RubricConfig
 from sod.config.section import Section
 from sod.config.teaching import HintsConfig, TeachingConfig
@@ -50,6 +50,7 @@ __all__ = [
     "UpdateConfig",
     "VLLMConfig",
     "WeightConfig",
+    "as_overrides",
     "dump",
     "load",
     "overridden",

@@ -57,6 +57,14 @@ def overridden(kind: type[AnyConfig], values: Mapping[str, Any], *, overrides: S
     return parse(kind, changed, where=where)
 
 
+def as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted name as overrides: `{"run": Path("runs/a"), "seed": 1} -> ['run="runs/a"', 'seed=1']`.
+
+    Values are written as TOML's, which JSON's are too: a string stays one whatever it looks like.
+    """
+    return [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in settings.items()]
+
+
 def parse(kind: type[AnyConfig], values: Mapping[str, Any], *, where: str = "the config") -> AnyConfig:
     """Check a nested mapping. Raises ConfigError with one line per fault."""
     try:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from sod.benchmark import run_benchmarks
 from sod.comparison import problem_means
-from sod.config import EvalConfig, TrainConfig, load
+from sod.config import EvalConfig, TrainConfig, as_overrides, load
 from sod.demo import world
 from sod.demo.coldstart import cold_start
 from sod.errors import ConfigError
@@ -163,13 +163,12 @@ def train_config(place: Place, method: str) -> TrainConfig:
         "student.path": _model(place, "student"),
         "teacher.path": _model(place, "teacher"),
         "data.path": _data(place, "train"),
+        "method": method,
+        "seed": place.seed,
+        **METHODS[method],
     }
-    overrides = [f"{key}={json.dumps(str(value), ensure_ascii=False)}" for key, value in given.items()]
-    overrides += [f"{key}={json.dumps(value)}" for key, value in METHODS[method].items()]
     with as_file(SETTINGS) as path:
-        return load(
-            TrainConfig, path, overrides=[*overrides, f"method={method}", f"seed={place.seed}", *place.scale.overrides]
-        )
+        return load(TrainConfig, path, overrides=[*as_overrides(given), *place.scale.overrides])
 
 
 def _distil(place: Place, method: str, watched: Watched) -> Path:
