@@ -112,7 +112,7 @@ _LINES: Mapping[str, Callable[[Mapping[str, Any]], str | Text]] = {
     "sandbox": lambda values: sandbox_line(values["layers"]),
     "finished": lambda values: f"{said(values['run'])} is finished already; give another `run` to start anew.",
     "resumed": lambda values: f"Continuing after update {values['update']}.",
-    "progress": lambda values: _progress_line(values),
+    "progress": _progress_line,
     "left_out": lambda values: (
         f"Left out {values['too_long']} traces longer than max_tokens and {values['unreadable']} that the template "
         f"cannot write; {values['kept']} are kept."

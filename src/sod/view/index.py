@@ -93,15 +93,13 @@ class Index:
         self._torn: tuple[int, int] | None = None
         """End of the index and size of the file when only a torn line was left: nothing is new until either changes."""
         try:
-            self._prepare()
+            self._try()
         except sqlite3.DatabaseError:  # damaged, or of another version of ours: it can be made again
             self._remove()
-            self._prepare()
+            self._try()
 
-    def _prepare(self) -> None:
+    def _try(self) -> None:
         with closing(self._connect()) as connection:
-            if connection.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
-                self._anew(connection, generation=1)
             connection.execute("SELECT offset FROM state").fetchone()
 
     def _remove(self) -> None:
@@ -109,6 +107,7 @@ class Index:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
+        """To the index, or to an empty one: the documentation lets it be removed at any time."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it knows the run's texts
             connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
@@ -118,6 +117,8 @@ class Index:
             ) from None
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")  # lost in a power cut, it is made again
+        if connection.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
+            self._anew(connection, generation=1)
         return connection
 
     @contextmanager
@@ -146,7 +147,6 @@ class Index:
         Raises StorageError when the index cannot be written, DataError when the file cannot be read.
         """
         try:
-            self._prepare()  # the documentation lets it be removed at any time
             with opened(self.source) as file, closing(self._connect()) as connection:
                 self._progress = self._take(connection, file, max_bytes=max_bytes)
         except FileNotFoundError:
