@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -133,18 +134,31 @@ def test_settings_of_the_collapse_differ_in_what_they_name_alone(collapse: Modul
     )
 
 
+def turn(start: int, end: int, *, status: str = "") -> dict[str, Any]:
+    call = {"name": "code_interpreter", "arguments": {"code": "1"}}
+    results = [{"status": status, "text": "", "wall_s": 0.0, "queue_s": 0.0, "detail": ""}] if status else []
+    return {"text": "", "start": start, "end": end, "calls": [call], "results": results}
+
+
 def test_what_the_teacher_says_after_a_failed_call_is_taken_from_its_first_tokens(collapse: ModuleType) -> None:
     record = {
+        "problem_id": "p",
+        "sample": 0,
+        "token_ids": [1] * 8,
+        "num_prompt_tokens": 1,
         "step": [-1, 0, 0, -1, 1, 1, 1, 1],
         "rollout_logprobs": [0.0, -0.5, -0.5, 0.0, -1.0, -1.0, -1.0, -1.0],
         "teacher_logprobs": [-9.0, -9.0, -3.0, -1.5, -1.0, -0.5],
         "divergence": [8.5, 0.75],
         "weight": [1.0, 0.5],
-        "turns": [{"results": [{"status": "error"}], "calls": [{}]}, {"results": [], "calls": [{}]}],
+        "turns": [turn(1, 3, status="error"), turn(4, 8)],
+        "stop_reason": "out_of_turns",
+        "policy_version": 0,
+        "detail": "",
     }
     (step,) = collapse._steps_after_failure(record)
     assert (step.calls, step.tokens, step.divergence, step.weight, step.opening) == (True, 4, 0.75, 0.5, -2.5)
-    record["turns"][0]["results"][0]["status"] = "ok"
+    record["turns"] = [turn(1, 3, status="ok"), turn(4, 8)]
     assert list(collapse._steps_after_failure(record)) == []
 
 

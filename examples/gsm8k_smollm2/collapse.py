@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from sod.agent import FAULT
 from sod.benchmark import run_benchmarks
-from sod.config import EvalConfig, GuardConfig, SFTConfig, TrainConfig, load, parse
+from sod.config import EvalConfig, GuardConfig, SFTConfig, TrainConfig, as_overrides, load, parse
 from sod.data import read_rows
 from sod.errors import SodError
 from sod.guards import Guards
@@ -32,6 +32,7 @@ from sod.records import trajectory_of
 from sod.runs import read_records, read_trajectories
 from sod.sft import final_model, sft
 from sod.train import train
+from sod.types import ToolStatus
 
 HERE = Path(__file__).parent
 PREPARED = Path("runs/gsm8k_smollm2")
@@ -65,6 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--beside", nargs="*", default=[], type=Path, metavar="RUN", help="other runs, in the last table"
+    )
     options = parser.parse_args()
     names = options.settings or list(SETTINGS)
     if unknown := set(names) - set(SETTINGS):
@@ -78,7 +82,8 @@ def main() -> None:
             for name in names:
                 run_setting(name)
                 evaluate(name, max((WORK / "runs" / name).glob("checkpoints/update-*")) / "model")
-        print("\n".join((*table(names), "", *after_failure(names))))
+        runs = {name: WORK / "runs" / name for name in names} | {str(run): run for run in options.beside}
+        print("\n".join((*table(names), "", *after_failure(runs))))
     except SodError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -130,7 +135,7 @@ def _with_faults(messages: Sequence[Mapping[str, Any]], draws: random.Random) ->
 def cold_start(name: str) -> None:
     """The student or the teacher, from its traces."""
     settings = {"run": str(WORK / name), "traces": str(WORK / f"{name}.jsonl"), "limit": NUM_TRACES[name]}
-    config = load(SFTConfig, HERE / "collapse_sft.toml", overrides=_overrides(settings))
+    config = load(SFTConfig, HERE / "collapse_sft.toml", overrides=as_overrides(settings))
     sft(config, listener=lambda event, values: _say(name, event, values))
 
 
@@ -142,7 +147,7 @@ def run_setting(name: str) -> None:
 def setting(name: str) -> TrainConfig:
     """The run of a name of SETTINGS."""
     settings = {"run": str(WORK / "runs" / name), **SETTINGS[name]}
-    return load(TrainConfig, HERE / "collapse.toml", overrides=_overrides(settings))
+    return load(TrainConfig, HERE / "collapse.toml", overrides=as_overrides(settings))
 
 
 def evaluate(name: str, model: Path) -> None:
@@ -158,10 +163,6 @@ def evaluate(name: str, model: Path) -> None:
         "tool": shared.tool.model_dump(),
     }
     run_benchmarks(parse(EvalConfig, values), listener=lambda event, values: _say(name, event, values))
-
-
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
 def _say(name: str, event: str, values: Mapping[str, Any]) -> None:
@@ -222,14 +223,15 @@ OPENING = 3
 """Tokens of a step in which it is decided whether the tool is called again."""
 
 
-def after_failure(names: Sequence[str]) -> Iterator[str]:
+def after_failure(runs: Mapping[str, Path]) -> Iterator[str]:
     """Steps of training that follow a failed call, by what they do: the teacher's disagreement lies in the first tokens
     of a call made again, and the mean over its step does not show it."""
     head = ("setting", "after a failed call", "steps", "tokens", "d", "w", f"log-ratio of the first {OPENING} tokens")
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
-    for name in names:
-        steps = [step for record in _records(name) for step in _steps_after_failure(record)]
+    for name, run in runs.items():
+        records = read_trajectories(run) if (run / "trajectories.jsonl").exists() else ()
+        steps = [step for record in records for step in _steps_after_failure(record)]
         for what, calls in (("calls again", True), ("answers", False)):
             chosen = [step for step in steps if step.calls is calls]
             if chosen:
@@ -247,11 +249,6 @@ def after_failure(names: Sequence[str]) -> Iterator[str]:
                 yield f"| {' | '.join(row)} |"
 
 
-def _records(name: str) -> Iterator[dict[str, Any]]:
-    run = WORK / "runs" / name
-    return read_trajectories(run) if (run / "trajectories.jsonl").exists() else iter(())
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """One that follows a failed call."""
@@ -266,20 +263,17 @@ class Step:
 
 
 def _steps_after_failure(record: Mapping[str, Any]) -> Iterator[Step]:
-    sampled = [position for position, step in enumerate(record["step"]) if step >= 0]
-    ratios: dict[int, list[float]] = {}
-    for position, taught in zip(sampled, record["teacher_logprobs"], strict=True):
-        ratios.setdefault(record["step"][position], []).append(taught - record["rollout_logprobs"][position])
-    turns = record["turns"]
-    for number, (turn, following) in enumerate(itertools.pairwise(turns), start=1):
-        if any(result["status"] != "ok" for result in turn["results"]):
-            own = ratios[sorted(ratios)[number]]
+    trajectory = trajectory_of(record)
+    taught = dict(zip(trajectory.sampled_positions, record["teacher_logprobs"], strict=True))
+    for number, (turn, following) in enumerate(itertools.pairwise(trajectory.turns), start=1):
+        if any(result.status is not ToolStatus.OK for result in turn.results):
+            places = range(following.start, following.end)
             yield Step(
-                calls=bool(following["calls"]),
-                tokens=len(own),
+                calls=bool(following.calls),
+                tokens=len(places),
                 divergence=record["divergence"][number],
                 weight=record["weight"][number],
-                opening=sum(own[:OPENING]),
+                opening=sum(taught[place] - trajectory.rollout_logprobs[place] for place in places[:OPENING]),
             )
 
 
