@@ -240,36 +240,54 @@ def test_a_silent_teacher_says_nothing_after_the_first_failed_call() -> None:
     assert given.weight_BK[1].tolist() == [float(plain[1, 0]), 0.0, 0.0]
 
 
-def trusting(approvals: Sequence[float], *, elsewhere: Sequence[float]) -> Credit:
-    """Eight trajectories, every second one right; the first call of each fails. Gaps by trajectory: at the first step
-    `elsewhere`, after the failure `approvals`."""
-    steps = [[[(-2.0, -2.0 + first)], [(-2.0, -2.0 + then)]] for first, then in zip(elsewhere, approvals, strict=True)]
-    batch = toy(steps[:2], failed=[[True, False]] * 2)
-    rows = [toy([each], failed=[[True, False]]) for each in steps]
-    together = {name: torch.cat([getattr(row, name) for row in rows]) for name in batch.__dataclass_fields__}
-    together |= {"reward_B": torch.tensor([1.0, 0.0] * 4)}
-    return credit(config("sod", weights={"after_failure": "earned"}), Batch(**together))
+def trusting(approvals: Sequence[Sequence[float]], *, elsewhere: Sequence[float]) -> Credit:
+    """Eight trajectories, every second one right; the first call of each fails. Log-ratios by trajectory: of the first
+    step's only token `elsewhere`, of the tokens after the failure `approvals`."""
+    steps = [
+        [[(-9.0, -9.0 + first)], [(-9.0, -9.0 + each) for each in then]]
+        for first, then in zip(elsewhere, approvals, strict=True)
+    ]
+    batch = toy(steps, failed=[[True, False]] * len(steps))
+    return credit(
+        config("sod", weights={"after_failure": "earned"}),
+        dataclasses.replace(batch, reward_B=torch.tensor([1.0, 0.0] * 4), group_B=torch.zeros(8, dtype=torch.int64)),
+    )
+
+
+INFORMED = [0.1, -1.0] * 4
 
 
 def test_a_teacher_that_likes_what_ends_well_is_heard_after_a_failure() -> None:
-    informed = [0.1, -1.0] * 4
-    given = trusting(informed, elsewhere=informed)
+    given = trusting([[each] for each in INFORMED], elsewhere=INFORMED)
     assert given.trust.value == pytest.approx(1.0)
     assert (given.weight_BT[:, 3] > 0).all()
 
 
 def test_a_teacher_that_dislikes_all_that_follows_a_failure_is_not_heard_there() -> None:
-    given = trusting([-3.0, -3.1, -3.1, -3.0] * 2, elsewhere=[0.1, -1.0] * 4)
+    given = trusting([[-3.0], [-3.1], [-3.1], [-3.0]] * 2, elsewhere=INFORMED)
     assert given.trust.value == 0.0
     assert (given.weight_BT[:, 3] == 0).all()
     assert (given.weight_BT[:, 1] == 1).all()
 
 
+def test_a_teacher_that_is_wrong_where_a_step_is_decided_is_not_heard_however_right_it_is_about_the_rest() -> None:
+    """It knows how a call is written, and objects to making it again: the mean over a long step hides that."""
+    right, wrong = [-5.0, *[0.1] * 9], [0.0, *[-2.0] * 9]
+    given = trusting([right, wrong] * 4, elsewhere=INFORMED)
+    assert given.trust.here[-1] == pytest.approx(1.0)
+    assert given.trust.opening[-1] == pytest.approx(-1.0)
+    assert given.trust.value == 0.0
+    content_alone = trusting([[0.0, *right[1:]], wrong] * 4, elsewhere=INFORMED)
+    assert math.isnan(content_alone.trust.opening[-1]), "all begin alike: nothing to tell from"
+    assert content_alone.trust.value == pytest.approx(1.0)
+
+
 def test_trust_is_averaged_over_the_latest_updates_and_can_be_taken_up_again() -> None:
     trust, again = Trust(), Trust()
-    for here, count, value in ((0.2, 30, 1.0), (0.0, 5, 0.0), (0.2, 10, 1.0)):
+    periods = ((0.2, 0.1, 30, 1.0), (0.0, 0.1, 5, 0.0), (0.2, 0.0, 10, 1.0), (0.2, -0.1, 5, 0.5), (0.2, -0.1, 5, 0.0))
+    for here, opening, count, value in periods:
         for _ in range(count):
-            trust = trust.after(here=here, elsewhere=0.2)
+            trust = trust.after(here=here, elsewhere=0.2, opening=opening)
             again = again.after_metrics(trust.metrics)
         assert trust.value == pytest.approx(value)
     assert again == trust

@@ -227,7 +227,7 @@ def test_nothing_to_average_is_zero_and_not_nan(harvest: Harvest) -> None:
 # ---- the table of all of them
 
 SOMETIMES = {"unjudged", "teacher_loss", "gpu_gib", "host_gib", "straggler_s", "num_tokens", "elapsed_s"}
-SOMETIMES |= {"agreement_after_failure", "agreement_elsewhere"}
+SOMETIMES |= {"agreement_after_failure", "agreement_elsewhere", "agreement_at_openings"}
 """With rubrics, divergences of distributions, a GPU, Linux, staleness, in a cold start; where enough calls failed."""
 OF_EVAL = {"num_missing", "correct"}
 """Only `sod eval` tells them."""

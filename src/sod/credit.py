@@ -26,6 +26,7 @@ from sod.algorithm import (
     group_advantages,
     importance_weights,
     median_anchor,
+    openings,
     outcome_weights,
     prefix_weights,
     shuffled_weights,
@@ -53,30 +54,36 @@ class Trust:
 
     here: tuple[float, ...] = ()
     elsewhere: tuple[float, ...] = ()
+    opening: tuple[float, ...] = ()
+    """Of the first tokens of the steps after a failed call."""
 
-    def after(self, *, here: float, elsewhere: float) -> Trust:
+    def after(self, *, here: float, elsewhere: float, opening: float = math.nan) -> Trust:
         """With one more update's agreements."""
         return Trust(
             here=(*self.here, here)[-TRUST_WINDOW:],
             elsewhere=(*self.elsewhere, elsewhere)[-TRUST_WINDOW:],
+            opening=(*self.opening, opening)[-TRUST_WINDOW:],
         )
 
     @property
     def value(self) -> float:
         """0 to 1. Updates in which there was nothing to tell from do not count; without any other it is 0."""
-        return earned_trust(_mean(self.here), _mean(self.elsewhere))
+        return earned_trust(_mean(self.here), _mean(self.elsewhere), opening=_mean(self.opening))
 
     @property
     def metrics(self) -> dict[str, float]:
         """The latest update's agreements, where there was something to tell from."""
-        latest = {"agreement_after_failure": self.here[-1], "agreement_elsewhere": self.elsewhere[-1]}
+        latest = {f"agreement_{place}": values[-1] for place, values in self._by_place().items()}
         told = {name: value for name, value in latest.items() if not math.isnan(value)}
         return {**told, "trust_after_failure": self.value}
 
     def after_metrics(self, metrics: Mapping[str, float]) -> Trust:
         """With an update that is known by its `metrics`: how a run that goes on gets its memory back."""
-        here, elsewhere = (metrics.get(f"agreement_{place}", math.nan) for place in ("after_failure", "elsewhere"))
-        return self.after(here=here, elsewhere=elsewhere)
+        here, elsewhere, opening = (metrics.get(f"agreement_{place}", math.nan) for place in self._by_place())
+        return self.after(here=here, elsewhere=elsewhere, opening=opening)
+
+    def _by_place(self) -> dict[str, tuple[float, ...]]:
+        return {"after_failure": self.here, "elsewhere": self.elsewhere, "at_openings": self.opening}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -205,11 +212,13 @@ def _weights(batch: Batch, weights: WeightConfig, gap_BT: Tensor, divergence_BK:
 def _trust(batch: Batch, config: TrainConfig, log_ratio_BT: Tensor, *, earlier: Trust) -> Trust:
     """With how the teacher's approval goes along with outcomes in this update."""
     approval_BK = step_means(log_ratio_BT, batch.step_BT)
+    opening_BK = step_means(log_ratio_BT, openings(batch.step_BT), num_steps=approval_BK.shape[1])
     advantage_B = _outcomes(batch, config, divide_by_std=True)
     after_BK = after_failure(batch.failed_BK)
     return earlier.after(
         here=float(agreement(approval_BK, advantage_B, after_BK)),
         elsewhere=float(agreement(approval_BK, advantage_B, ~after_BK)),
+        opening=float(agreement(opening_BK, advantage_B, after_BK)),
     )
 
 

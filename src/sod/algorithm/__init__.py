@@ -14,7 +14,7 @@ Torch and the standard library only; no config, no I/O, so that any trainer can 
 from sod.algorithm.advantages import bounded_log_ratios, distilled_advantages, group_advantages
 from sod.algorithm.importance import importance_weights
 from sod.algorithm.losses import LossResult, policy_loss, token_shares
-from sod.algorithm.steps import number_steps, spread, step_divergence, step_means
+from sod.algorithm.steps import number_steps, openings, spread, step_divergence, step_means
 from sod.algorithm.trust import after_failure, agreement, earned_trust
 from sod.algorithm.weights import (
     decayed_weights,
@@ -42,6 +42,7 @@ __all__ = [
     "importance_weights",
     "median_anchor",
     "number_steps",
+    "openings",
     "outcome_weights",
     "policy_loss",
     "prefix_weights",

@@ -89,6 +89,12 @@ def step_means(
     return (total / count)[:, :num_steps].to(value_BT.dtype)
 
 
+def openings(step_BT: Tensor) -> Tensor:
+    """Step ids of the first token of each step, -1 elsewhere. `step [-1 0 0 -1 1 1 1] -> [-1 0 -1 -1 1 -1 -1]`."""
+    before_BT = torch.nn.functional.pad(step_BT[..., :-1], (1, 0), value=-1)
+    return torch.where(step_BT != before_BT, step_BT, -1)
+
+
 def _add_up(value: Tensor, column: Tensor, trajectory_N: Tensor | None, shape: tuple[int, int]) -> Tensor:
     zeros = torch.zeros(shape, dtype=value.dtype, device=value.device)
     if trajectory_N is None:

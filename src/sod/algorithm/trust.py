@@ -1,7 +1,9 @@
 """Whether a teacher that has perhaps never seen a failed call is worth hearing after one: it earns it by outcomes.
 
 A teacher that knows how to recover likes the steps that end well, after a failure as before one. One that does not
-know dislikes whatever follows, however it ends.
+know dislikes whatever follows, however it ends. And one may know how a call is written, but not that it is to be made
+again: it is right about a step's many tokens and wrong about the first, where the step is decided, so that one is asked
+about by itself.
 
 Shapes: B trajectory, K step.
 """
@@ -38,9 +40,22 @@ def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Te
     return pair_2N.double().corrcoef()[0, 1]
 
 
-def earned_trust(here: float, elsewhere: float) -> float:
-    """0 where the approval tells at most half as much of the outcome as elsewhere, 1 where it tells as much.
+def earned_trust(here: float, elsewhere: float, *, opening: float = 0.0) -> float:
+    """0 where the approval tells at most half as much of the outcome as elsewhere, 1 where it tells as much; less where
+    the approval of openings tells the contrary, and 0 where it does so half as much.
 
-    `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0`. A teacher that tells nothing anywhere has earned none.
+    `agreement .2 elsewhere: .2 here -> 1, .15 -> .5, .1 -> 0; .2 here and -.05 at openings -> .5`. A teacher that tells
+    nothing anywhere has earned none.
+
+    Args:
+        here: agreement of the approval of steps, after a failed call.
+        elsewhere: the same over all other steps.
+        opening: agreement of the approval of steps' first tokens, after a failed call.
     """
-    return min(1.0, max(0.0, 2.0 * here / elsewhere - 1.0)) if elsewhere >= LEAST_AGREEMENT else 0.0
+    if elsewhere < LEAST_AGREEMENT:
+        return 0.0
+    return _share(2.0 * here / elsewhere - 1.0) * _share(1.0 + 2.0 * opening / elsewhere)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -111,7 +111,8 @@ class WeightConfig(Section):
     """Of rule = "prefix": the first token's weight is 1 + gamma, the last one's 1."""
     after_failure: Literal["as_others", "silent", "earned"] = "as_others"
     """Trust at steps after the first failed call, a factor of the rule's weight: 1, 0, or as far as the teacher's
-    approval there goes along with how trajectories end, against how it does elsewhere."""
+    approval there goes along with how trajectories end, against how it does elsewhere, and its approval of the steps'
+    first tokens does not go against it."""
     curriculum: Annotated[int, Field(ge=0)] = 0
     """The teacher speaks at the first step only, and at one more after every so many updates (TCOD); 0 is off."""
     divergence: Literal["gap", "k3", "kl", "top_k_kl"] = "gap"

@@ -73,6 +73,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "teacher_term": _NATS,
         "agreement_after_failure": "correlation",
         "agreement_elsewhere": "correlation",
+        "agreement_at_openings": "correlation",
         "trust_after_failure": "factor",
         "staleness": "updates",
         "rollout_gap": _BY_TOKEN,
