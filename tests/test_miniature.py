@@ -450,7 +450,7 @@ def test_a_small_study_from_runs_to_figures(tmp_path: Path, monkeypatch: pytest.
         world.write_jsonl(out / "data" / f"{name}.jsonl", world.rows(count, seed=name))
     shutil.copytree(models / "naive", out / "teachers" / "naive" / "checkpoints" / "update-000001" / "model")
     run = out / "runs" / "naive" / "small" / "sod" / "seed-0"
-    study._evaluate(out, out / "start" / "small" / "seed-0", model=models / "small", seed=0)
+    study.evaluate(out, out / "start" / "small" / "seed-0", model=models / "small", seed=0)
     settings = {
         "method": "sod",
         "student.path": models / "small",
@@ -458,8 +458,8 @@ def test_a_small_study_from_runs_to_figures(tmp_path: Path, monkeypatch: pytest.
         "tool.fault_share": 0.2,
         "update.num_updates": 2,
     }
-    study._train(out, run, seed=0, settings=settings)
-    study._evaluate(out, run.with_name("seed-0-evaluation"), model=study.last_model(run), seed=0)
+    study.learn(out, run, seed=0, settings=settings)
+    study.evaluate(out, run.with_name("seed-0-evaluation"), model=study.last_model(run), seed=0)
 
     found = outcomes.read_study(out)
     order = value.Order(study=found, size="small", world="naive", num_problems=4, samples=2, seed=0)

@@ -32,6 +32,7 @@ from sod.benchmark import run_benchmarks  # noqa: E402
 from sod.config import EvalConfig, SFTConfig, TrainConfig, as_overrides, load, parse  # noqa: E402
 from sod.sft import final_model, sft  # noqa: E402
 from sod.train import train  # noqa: E402
+from sod.types import Message  # noqa: E402
 
 SIZES = ("small", "large")
 SEEDS = (0, 1, 2)
@@ -99,18 +100,23 @@ class Job:
 
 def cold_start(out: Path, name: str) -> str:
     """A student or a teacher from traces."""
-    recipe, run = COLD_STARTS[name], out / "cold" / name
-    traces = out / "cold" / f"{name}.jsonl"
-    if not traces.exists():
-        rows = world.traces(
-            recipe.num_traces, seed=f"cold-{name}", slips=recipe.slips, faults=recipe.faults, shown=recipe.shown
-        )
-        world.write_jsonl(traces, ({"messages": trace} for trace in rows))
+    recipe = COLD_STARTS[name]
+    traces = world.traces(
+        recipe.num_traces, seed=f"cold-{name}", slips=recipe.slips, faults=recipe.faults, shown=recipe.shown
+    )
+    return fit(out, name, recipe, traces)
+
+
+def fit(out: Path, name: str, recipe: ColdStart, traces: Iterator[list[Message]]) -> str:
+    """A model made by a recipe from traces, which are read when there are none yet."""
+    run, path = out / "cold" / name, out / "cold" / f"{name}.jsonl"
+    if not path.exists():
+        world.write_jsonl(path, ({"messages": trace} for trace in traces))
         world.write_model(recipe.size, out / "cold" / f"{name}-fresh", seed=1)
     settings = {
         "run": run,
         "student.path": out / "cold" / f"{name}-fresh",
-        "traces": traces,
+        "traces": path,
         "epochs": recipe.epochs,
         "optimizer.lr": recipe.lr,
     }
@@ -131,27 +137,30 @@ def train_teacher(out: Path, name: str) -> str:
         "optimizer.lr": 3e-5,
         "update.num_updates": TEACHER_UPDATES,
     }
-    return _train(out, out / "teachers" / name, seed=0, settings=settings)
+    return learn(out, out / "teachers" / name, seed=0, settings=settings)
 
 
 def start(out: Path, size: str, seed: int) -> str:
     """What a student can do before."""
-    return _evaluate(out, out / "start" / size / f"seed-{seed}", model=final_model(out / "cold" / size), seed=seed)
+    return evaluate(out, out / "start" / size / f"seed-{seed}", model=final_model(out / "cold" / size), seed=seed)
 
 
 def run_method(out: Path, place: str, size: str, method: str, seed: int) -> str:
     """One method: training and evaluation."""
-    settings: dict[str, Any] = {"method": method, "student.path": final_model(out / "cold" / size)}
-    if method == "stable":
-        settings |= {"method": "sod", "preset": "stable"}
+    settings: dict[str, Any] = {**by_name(method), "student.path": final_model(out / "cold" / size)}
     if place != "any":
         settings["teacher.path"] = last_model(out / "teachers" / place)
     if method.startswith("opsd"):
         settings["agent.max_prompt_tokens"] = 96
     run = out / "runs" / place / size / method / f"seed-{seed}"
-    trained = _train(out, run, seed=seed, settings={"tool.fault_share": FAULTS, **settings})
+    trained = learn(out, run, seed=seed, settings={"tool.fault_share": FAULTS, **settings})
     evaluation = run.with_name(f"{run.name}-evaluation")
-    return f"{trained}; {_evaluate(out, evaluation, model=last_model(run), seed=seed)}"
+    return f"{trained}; {evaluate(out, evaluation, model=last_model(run), seed=seed)}"
+
+
+def by_name(method: str) -> dict[str, Any]:
+    """Settings of a method, or of SOD with the preset `stable`."""
+    return {"method": "sod", "preset": "stable"} if method == "stable" else {"method": method}
 
 
 def last_model(run: Path) -> Path:
@@ -159,7 +168,8 @@ def last_model(run: Path) -> Path:
     return max(run.glob("checkpoints/update-*")) / "model"
 
 
-def _train(out: Path, run: Path, *, seed: int, settings: Mapping[str, Any]) -> str:
+def learn(out: Path, run: Path, *, seed: int, settings: Mapping[str, Any]) -> str:
+    """One training run of train.toml and settings, on the problems of `out`."""
     heard: list[str] = []
 
     def listen(event: str, values: Mapping[str, Any]) -> None:
@@ -171,8 +181,10 @@ def _train(out: Path, run: Path, *, seed: int, settings: Mapping[str, Any]) -> s
     return ", ".join(["trained", *heard])
 
 
-def _evaluate(out: Path, run: Path, *, model: Path, seed: int) -> str:
-    shared = load(TrainConfig, HERE / "train.toml", overrides=as_overrides({"run": "-", **_NOWHERE}))
+def evaluate(out: Path, run: Path, *, model: Path, seed: int, settings: Mapping[str, Any] | None = None) -> str:
+    """Of a model on the test problems of `out`, with the agent and the tool of train.toml and settings."""
+    given = {"run": "-", **_NOWHERE, "tool.fault_share": FAULTS, **(settings or {})}
+    shared = load(TrainConfig, HERE / "train.toml", overrides=as_overrides(given))
     config = parse(
         EvalConfig,
         {
@@ -183,7 +195,7 @@ def _evaluate(out: Path, run: Path, *, model: Path, seed: int) -> str:
             "samples": TEST_SAMPLES,
             "sampling": {"temperature": 1.0, "top_p": 1.0},
             "agent": shared.agent.model_dump(),
-            "tool": {**shared.tool.model_dump(), "fault_share": FAULTS},
+            "tool": shared.tool.model_dump(),
             "sandbox": shared.sandbox.model_dump(),
         },
     )

@@ -115,13 +115,13 @@ def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
 Steps: TypeAlias = list[tuple[str, int]]
 
 
-def chains(count: int, *, seed: str) -> Iterator[tuple[int, Steps]]:
-    """(start, [(operator, operand), ...]) with every result between 0 and LARGEST."""
+def chains(count: int, *, seed: str, lengths: tuple[int, int] = (2, 5)) -> Iterator[tuple[int, Steps]]:
+    """(start, [(operator, operand), ...]) with every result between 0 and LARGEST. `lengths`: fewest and most steps."""
     rng = random.Random(f"miniature-{seed}")
     for _ in range(count):
         value = start = rng.randint(2, 99)
         steps: Steps = []
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(*lengths)):
             symbol = rng.choice([each for each in OPERATORS if _operands(each, value)])
             operand = rng.choice(_operands(symbol, value))
             value = OPERATORS[symbol](value, operand)
@@ -141,9 +141,9 @@ def _operands(symbol: str, value: int) -> range:
     return limits[symbol]
 
 
-def rows(count: int, *, seed: str) -> Iterator[dict[str, Any]]:
+def rows(count: int, *, seed: str, lengths: tuple[int, int] = (2, 5)) -> Iterator[dict[str, Any]]:
     """Problems as rows of a data file."""
-    for index, (start, steps) in enumerate(chains(count, seed=seed)):
+    for index, (start, steps) in enumerate(chains(count, seed=seed, lengths=lengths)):
         value = start
         for symbol, operand in steps:
             value = OPERATORS[symbol](value, operand)
@@ -184,7 +184,7 @@ def traces(
                 if rng.random() < 0.5:
                     continue
                 symbol = rng.choice([each for each in OPERATORS if each != symbol])
-            call = _call(f"{value}{symbol}{operand}")
+            call = call_of(f"{value}{symbol}{operand}")
             while rng.random() < faults:
                 messages += [call, {"role": "tool", "content": FAULT}]
             value = max(0, OPERATORS[symbol](value, operand))
@@ -196,7 +196,8 @@ def _problem(row: Mapping[str, Any]) -> Problem:
     return Problem(id=row["id"], messages=tuple(row["messages"]), answer=row["answer"], hint=row["hint"])
 
 
-def _call(expression: str) -> Message:
+def call_of(expression: str) -> Message:
+    """What a demonstrator says who has it computed."""
     function = {"name": NAME, "arguments": {"x": expression}}
     return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
