@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from sod.types import MalformedCall, Score, StopReason, ToolCall, ToolResult, To
 CONFIG = {"run": "x", "seed": 0, "optimizer": {"lr": 0.1, "betas": [0.9, 0.999]}}
 
 
-def opened(path: Path, *, command: str = "train", **changes: Any) -> RunDirectory:
-    return RunDirectory.open(path, config_json=json.dumps({**CONFIG, **changes}), command=command)
+def opened(path: Path, *, command: str = "train", free: Sequence[str] = ("run",), **changes: Any) -> RunDirectory:
+    return RunDirectory.open(path, config_json=json.dumps({**CONFIG, **changes}), command=command, free=free)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -82,6 +82,13 @@ def test_another_config_names_the_keys(tmp_path: Path) -> None:
     opened(tmp_path / "run").close()
     with pytest.raises(ConfigError, match=r"differ: extra, optimizer\.lr, seed;"):
         opened(tmp_path / "run", seed=1, optimizer={"lr": 0.2, "betas": [0.9, 0.999]}, extra=1)
+
+
+def test_a_section_that_an_older_version_did_not_know_is_told_by_its_keys(tmp_path: Path) -> None:
+    opened(tmp_path / "run", free=("tracking.",)).close()
+    opened(tmp_path / "run", free=("tracking.",), tracking={"to": []}).close()
+    with pytest.raises(ConfigError, match=r"differ: sandbox\.limits\.cpu;"):
+        opened(tmp_path / "run", free=("tracking.",), tracking={"to": []}, sandbox={"limits": {"cpu": 1}})
 
 
 def test_a_run_that_failed_before_it_recorded_anything_gives_way(tmp_path: Path) -> None:
