@@ -1,21 +1,22 @@
-"""The presets in the world where a tool fails and the teacher has never seen it: what unlearns, what rings, what holds.
+"""The presets in worlds where a tool fails and the teacher has never seen it: what unlearns, what rings, what holds.
 
-The models are those of the study (examples/miniature/models), the runs real ones. One seed shows what is large: that
-plain distillation unlearns to call again and its own alarm rings, and that `stable` does neither. What is small,
-accuracy over three seeds, is in the study's results, which are checked here as they were recorded.
+The models are those of the study and of the world of long calls (examples/miniature/models), the runs real ones. One
+seed shows what is large: that plain distillation, and where calls are long the published rule, unlearns to call again
+and its own alarm rings, and that `stable` does neither. What is small, accuracy over three seeds, is in the study's
+results, which are checked here as they were recorded.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sod.config import TrainConfig, load
+from sod.config import TrainConfig, as_overrides, load
 from sod.runs import read_records
 from sod.train import train
 
@@ -25,33 +26,56 @@ RESULTS = ROOT / "docs" / "results" / "miniature.json"
 UPDATES = 45
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module", autouse=True)
+def example() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.syspath_prepend(str(MINIATURE))
-        world = importlib.import_module("world")
-        path: Path = tmp_path_factory.mktemp("data") / "train.jsonl"
-        world.write_jsonl(path, world.rows(800, seed="presets"))
-        yield path
+        yield
 
 
-def run(directory: Path, data: Path, *, method: str, preset: str = "paper", teacher: str = "naive") -> dict[str, Any]:
-    """Train in the world whose tool fails; returns the share of calls again at start and end, and the alarms."""
-    overrides = {
-        "run": directory,
-        "method": method,
-        "preset": preset,
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = importlib.import_module("world")
+    path: Path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    return world.write_jsonl(path, world.rows(800, seed="presets"))
+
+
+@pytest.fixture(scope="module")
+def long_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of the world of long calls."""
+    world, long_calls = importlib.import_module("world"), importlib.import_module("long_calls")
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    world.write_jsonl(path, world.rows(800, seed="presets", lengths=long_calls.LENGTHS))
+    return {
+        **long_calls.SETTINGS,
+        "tool.make": f"{MINIATURE / 'long_calls.py'}:calculator",
+        "student.path": MINIATURE / "models" / "long_student",
+        "teacher.path": MINIATURE / "models" / "long_teacher",
+        "data.path": path,
+    }
+
+
+def failing(data: Path, *, teacher: str = "naive") -> dict[str, Any]:
+    """Settings of the study's world whose tool fails."""
+    return {
         "student.path": MINIATURE / "models" / "small",
         "teacher.path": MINIATURE / "models" / teacher,
         "data.path": data,
         "tool.make": f"{MINIATURE / 'world.py'}:calculator",
         "tool.fault_share": 0.2,
-        "update.num_updates": UPDATES,
     }
-    given = [
-        f"{key}={json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in overrides.items()
-    ]
-    train(load(TrainConfig, MINIATURE / "train.toml", overrides=given))
+
+
+def run(directory: Path, place: Mapping[str, Any], *, method: str, preset: str = "paper") -> dict[str, Any]:
+    """Train where a tool fails; returns the share of calls again at start and end, and the alarms."""
+    settings = {
+        "run": directory,
+        "method": method,
+        "preset": preset,
+        "update.num_updates": UPDATES,
+        **place,
+    }
+    train(load(TrainConfig, MINIATURE / "train.toml", overrides=as_overrides(settings)))
     records = list(read_records(directory / "metrics.jsonl"))
     updates = [record for record in records if "accuracy" in record]
     return {
@@ -71,8 +95,8 @@ def again(updates: Sequence[dict[str, Any]]) -> float:
 def test_plain_distillation_unlearns_the_retry_and_its_alarm_rings_where_stable_keeps_it(
     tmp_path: Path, data: Path
 ) -> None:
-    opd = run(tmp_path / "opd", data, method="opd")
-    stable = run(tmp_path / "stable", data, method="sod", preset="stable")
+    opd = run(tmp_path / "opd", failing(data), method="opd")
+    stable = run(tmp_path / "stable", failing(data), method="sod", preset="stable")
     assert opd["end"] < 0.9 * opd["start"]
     assert "retries" in opd["alarms"]
     assert stable["end"] > 0.95 * stable["start"]
@@ -82,8 +106,23 @@ def test_plain_distillation_unlearns_the_retry_and_its_alarm_rings_where_stable_
 
 
 @pytest.mark.slow
+def test_where_calls_are_long_the_published_rule_unlearns_the_retry_too_and_stable_keeps_it(
+    tmp_path: Path, long_calls: dict[str, Any]
+) -> None:
+    opd, paper = (run(tmp_path / method, long_calls, method=method) for method in ("opd", "sod"))
+    stable = run(tmp_path / "stable", long_calls, method="sod", preset="stable")
+    for unlearned in (opd, paper):
+        assert unlearned["end"] < 0.5 * unlearned["start"]
+        assert "retries" in unlearned["alarms"]
+    assert stable["end"] > 0.9 * stable["start"]
+    assert "retries" not in stable["alarms"]
+    assert stable["accuracy"] > paper["accuracy"]
+    assert stable["trust"] < 0.3
+
+
+@pytest.mark.slow
 def test_a_teacher_that_knows_how_to_recover_earns_its_voice(tmp_path: Path, data: Path) -> None:
-    knowing = run(tmp_path / "knowing", data, method="sod", preset="stable", teacher="knowing")
+    knowing = run(tmp_path / "knowing", failing(data, teacher="knowing"), method="sod", preset="stable")
     assert knowing["trust"] > 0.7
     assert knowing["end"] > 0.95 * knowing["start"]
     assert not knowing["alarms"]

@@ -1,6 +1,7 @@
-"""Put the study's cold-started students and its teachers beside it, in float16: the tests of the presets use them.
+"""Put the cold-started students and the teachers of the study and of the long calls beside them, in float16: the tests
+of the presets use them.
 
-python examples/miniature/ship.py [--out runs/miniature]
+python examples/miniature/ship.py [--out runs/miniature] [--long-calls runs/long_calls]
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
-    out = parser.parse_args().out
-    models = {size: final_model(out / "cold" / size) for size in SIZES}
-    models |= {name: last_model(out / "teachers" / name) for name in WORLDS}
+    parser.add_argument("--long-calls", type=Path, default=Path("runs/long_calls"))
+    given = parser.parse_args()
+    models = {size: final_model(given.out / "cold" / size) for size in SIZES}
+    models |= {name: last_model(given.out / "teachers" / name) for name in WORLDS}
+    models |= {f"long_{name}": final_model(given.long_calls / "cold" / name) for name in ("student", "teacher")}
     for name, model in models.items():
         target = HERE / "models" / name
         shutil.copytree(model, target, dirs_exist_ok=True)
