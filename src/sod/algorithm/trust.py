@@ -16,6 +16,10 @@ from torch import Tensor
 LEAST_AGREEMENT = 0.05
 """A smaller correlation elsewhere is noise, and no measure for the one after a failure."""
 
+LEAST_SPREAD = 0.01
+"""In nats: approvals that vary less are alike, and what goes along with their last digits is noise. Those of steps that
+all begin with one tag are such."""
+
 
 def after_failure(failed_BK: Tensor) -> Tensor:
     """Steps after the first one whose call failed. `failed [0 1 0 0] -> [0 0 1 1]`."""
@@ -26,18 +30,19 @@ def agreement(approval_BK: Tensor, advantage_B: Tensor, chosen_BK: Tensor) -> Te
     """How the teacher's approval of steps goes along with how their trajectories end: the correlation, -1 to 1.
 
     `approval [-2 0 | 0 0], advantage [-1 1]`, all chosen -> .58. NaN where there is nothing to tell from: under three
-    steps, or all ended alike.
+    steps, all ended alike, or all approved of alike.
 
     Args:
-        approval_BK: mean log p_teacher - log p_student over a step's tokens; NaN where there is no step.
+        approval_BK: log p_teacher - log p_student of a step in nats, a mean over its tokens or that of its first; NaN
+            where there is no step.
         advantage_B: the outcome's advantage of each trajectory within its group.
         chosen_BK: the steps in question.
     """
     chosen_BK = chosen_BK & ~approval_BK.isnan()
     if int(chosen_BK.sum()) < 3:
         return torch.full((), torch.nan, dtype=torch.float64, device=approval_BK.device)
-    pair_2N = torch.stack([approval_BK[chosen_BK], advantage_B[:, None].expand_as(approval_BK)[chosen_BK]])
-    return pair_2N.double().corrcoef()[0, 1]
+    pair_2N = torch.stack([approval_BK[chosen_BK], advantage_B[:, None].expand_as(approval_BK)[chosen_BK]]).double()
+    return torch.where(pair_2N[0].std() < LEAST_SPREAD, torch.nan, pair_2N.corrcoef()[0, 1])
 
 
 def earned_trust(here: float, elsewhere: float, *, opening: float = 0.0) -> float:

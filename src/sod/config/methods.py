@@ -172,7 +172,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "stable": {"weights.anchor": "median", "weights.epsilon": 0.3, "weights.after_failure": "earned"},
 }
 """Settings that a preset fills in: `paper` is the published rule, which is the default of every setting; `stable` is
-what held in the study (docs/results.md): one measure of divergence for all trajectories, a slope instead of a cliff,
+what held in the worlds of docs/results.md: one measure of divergence for all trajectories, a slope instead of a cliff,
 and a teacher that earns its voice after a failed call."""
 
 PresetName = Literal["paper", "stable"]
