@@ -55,7 +55,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "paper_epsilon": {"method": "sod", "weights.epsilon": 0.3},
     "paper_median": {"method": "sod", "weights.anchor": "median"},
     "paper_fast": {"method": "sod", "optimizer.lr": 3e-4},
-    "paper_slow": {"method": "sod", "optimizer.lr": 3e-5, "update.num_updates": 40},
+    "paper_slow": {"method": "sod", "optimizer.lr": 3e-5},
     "opd_floor": {"method": "reopold"},
     "opd_slow": {"method": "opd", "optimizer.lr": 1e-5},
 }
