@@ -80,6 +80,13 @@ def test_the_students_traces_fail_slip_call_again_and_sometimes_give_up() -> Non
         assert observations(trace)[-1] in (FAULT, text) or status == "error"
 
 
+def test_shares_over_the_latest_updates_are_of_turns_and_not_of_updates(tmp_path: Path) -> None:
+    updates = [{"update": 1, "failed_turns": 2, "retried": 0}, {"update": 2, "failed_turns": 0, "retried": 0}]
+    updates += [{"update": 3, "failed_turns": 8, "retried": 8}, {"update": 3, "alarm": "retries"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in updates))
+    assert long_calls._shares(tmp_path) == {1: 0.0, 3: 0.8}
+
+
 @pytest.fixture
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve problems to train on and six to be tested on, and the shipped models as what the cold starts made."""
@@ -113,5 +120,7 @@ def test_the_table_of_small_real_runs(small_world: Path, monkeypatch: pytest.Mon
     assert cells[1][2] == ""
     assert cells[2][2].endswith("]")
     assert float(cells[2][-1]) < -3.0, "the teacher objects to the first token of a call made again"
+    long_calls.draw(small_world, small_world / "figure")
+    assert (small_world / "figure.png").stat().st_size > 10_000
     config = json.loads((small_world / "runs" / "long" / "small" / "sod" / "seed-0" / "config.json").read_text())
     assert (config["tool"]["fault_share"], config["agent"]["max_prompt_tokens"]) == (0.25, 96)

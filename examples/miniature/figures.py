@@ -303,7 +303,7 @@ def draw_training(plan: Plan) -> str:
         for column, world in enumerate(WORLDS):
             for row, (metric, name, factor) in enumerate(rows):
                 for method in SHOWN:
-                    curves = [_series(path, metric) for path in plan.study.runs(world, plan.size, method).values()]
+                    curves = [series(path, metric) for path in plan.study.runs(world, plan.size, method).values()]
                     draw_curves(grid[row][column], curves, method=method, factor=factor)
                 grid[row][0].set_ylabel(name)
             grid[0][column].set_title(f"teacher: {world}")
@@ -320,7 +320,7 @@ def draw_training(plan: Plan) -> str:
     )
 
 
-def _series(run: Path, metric: str) -> dict[int, float]:
+def series(run: Path, metric: str) -> dict[int, float]:
     """A metric by update, each the mean of the last SMOOTHED."""
     values = {each["update"]: each[metric] for each in read_records(run / "metrics.jsonl") if metric in each}
     updates = sorted(values)

@@ -2,12 +2,13 @@
 
     python examples/miniature/long_calls.py                # every run; the same command goes on where it stopped
     python examples/miniature/long_calls.py --table        # what came out
+    python examples/miniature/long_calls.py --figure       # docs/images/results/long-calls.png, *.svg
 
 A problem reads "47 +38 *6 -12 ...", and one call of the calculator computes all of it: some thirty tokens, copied from
 the problem. A quarter of the calls fails. The student knows to call again, in nine of ten failures, and slips in a
 tenth of the steps that it copies. The teacher slips nowhere and has never seen a failed call; it knows what a second
-call looks like, because some of its problems, which end in "?", asked for one. So it agrees with every token of a call
-that is made again but with the first, in which that is decided.
+call looks like, because some of its problems, which end in "?", asked for one. So of a call that is made again it
+disputes the first token, in which that is decided, and agrees with all that is copied right.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import world  # noqa: E402
+from figures import SHOWN, canvas, draw_curves, legend, series, whole_steps  # noqa: E402
 from outcomes import NAMES, START, Cell, Outcome, average, difference, read_study  # noqa: E402
 from study import NUM_TEST, NUM_TRAIN, SEEDS, ColdStart, Job, by_name, evaluate, fit, last_model, learn, run_all  # noqa: E402
 
@@ -33,6 +35,7 @@ from sod.agent import FAULT  # noqa: E402
 from sod.config import ToolConfig  # noqa: E402
 from sod.errors import SodError  # noqa: E402
 from sod.records import trajectory_of  # noqa: E402
+from sod.report.figures import SMOOTHED  # noqa: E402
 from sod.runs import read_records, read_trajectories  # noqa: E402
 from sod.sandbox import Sandbox  # noqa: E402
 from sod.sft import final_model  # noqa: E402
@@ -43,6 +46,7 @@ METHODS = ("grpo", "opd", "sod", "stable", "sod_mask", "sod_token", "opd_grpo")
 LENGTHS = (8, 12)
 FAULTS = 0.25
 FIRST_UPDATES = 5
+FIGURE = Path("docs/images/results/long-calls")
 SETTINGS: Mapping[str, Any] = {
     "tool.make": "examples/miniature/long_calls.py:calculator",
     "tool.fault_share": FAULTS,
@@ -204,6 +208,34 @@ def _made_again(run: Path) -> Iterator[tuple[float, float, float]]:
                 yield record["divergence"][number], record["weight"][number], opening
 
 
+def draw(out: Path, path: Path) -> None:
+    """Failed calls made again, and accuracy, over updates: mean over seeds, the band from the lowest to the highest."""
+    study = read_study(out)
+    with canvas(path, size=(9.2, 3.8)) as figure:
+        again, accuracy = figure.subplots(1, 2)
+        for method in SHOWN:
+            runs = list(study.runs(PLACE, SIZE, method).values())
+            draw_curves(again, [_shares(run) for run in runs], method=method, factor=100.0)
+            draw_curves(accuracy, [series(run, "accuracy") for run in runs], method=method, factor=100.0)
+        again.set_ylabel("failed calls made again (%)")
+        accuracy.set_ylabel("accuracy (%)")
+        for axes in (again, accuracy):
+            axes.set_xlabel("update")
+            axes.set_ylim(bottom=0.0)
+            whole_steps(axes)
+        legend(figure, [[again, accuracy]])
+
+
+def _shares(run: Path) -> dict[int, float]:
+    """Of failed calls that are made again, by update, over the last SMOOTHED."""
+    updates = [each for each in read_records(run / "metrics.jsonl") if each.get("failed_turns")]
+    windows = [updates[max(0, end - SMOOTHED) : end] for end in range(1, len(updates) + 1)]
+    return {
+        window[-1]["update"]: sum(each["retried"] for each in window) / sum(each["failed_turns"] for each in window)
+        for window in windows
+    }
+
+
 # ---- all of it
 
 
@@ -214,8 +246,9 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at once, one core each")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--figure", action="store_true", help=f"run nothing, draw {FIGURE}.png")
     given = parser.parse_args()
-    if not given.table:
+    if not given.table and not given.figure:
         os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come
         write_data(given.out)
         cold = [Job(name=name, work=cold_start, arguments=(given.out, name)) for name in ("teacher", "student")]
@@ -228,6 +261,8 @@ def main() -> int:
             if run_all(stage, workers=given.workers):
                 return 1
     try:
+        if given.figure:
+            draw(given.out, FIGURE)
         print("\n".join(table(given.out, given.methods)))
     except SodError as error:
         sys.exit(f"{type(error).__name__}: {error}")
