@@ -28,11 +28,10 @@ from sod.data import read_rows
 from sod.errors import SodError
 from sod.guards import Guards
 from sod.metrics import persistence
-from sod.records import trajectory_of
+from sod.records import log_ratios_of, trajectory_of
 from sod.runs import read_records, read_trajectories
 from sod.sft import final_model, sft
 from sod.train import train
-from sod.types import ToolStatus
 
 HERE = Path(__file__).parent
 PREPARED = Path("runs/gsm8k_smollm2")
@@ -265,16 +264,15 @@ class Step:
 
 def _steps_after_failure(record: Mapping[str, Any]) -> Iterator[Step]:
     trajectory = trajectory_of(record)
-    taught = dict(zip(trajectory.sampled_positions, record["teacher_logprobs"], strict=True))
+    log_ratio = log_ratios_of(record, trajectory)
     for number, (turn, following) in enumerate(itertools.pairwise(trajectory.turns), start=1):
-        if any(result.status is not ToolStatus.OK for result in turn.results):
-            places = range(following.start, following.end)
+        if turn.failed:
             yield Step(
                 calls=bool(following.calls),
-                tokens=len(places),
+                tokens=following.end - following.start,
                 divergence=record["divergence"][number],
                 weight=record["weight"][number],
-                opening=sum(taught[place] - trajectory.rollout_logprobs[place] for place in places[:OPENING]),
+                opening=sum(log_ratio[place] for place in range(following.start, following.end)[:OPENING]),
             )
 
 

@@ -14,6 +14,7 @@ disputes the first token, in which that is decided, and agrees with all that is 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import re
@@ -34,7 +35,7 @@ from study import NUM_TEST, NUM_TRAIN, SEEDS, ColdStart, Job, by_name, evaluate,
 from sod.agent import FAULT  # noqa: E402
 from sod.config import ToolConfig  # noqa: E402
 from sod.errors import SodError  # noqa: E402
-from sod.records import trajectory_of  # noqa: E402
+from sod.records import log_ratios_of, trajectory_of  # noqa: E402
 from sod.report.figures import SMOOTHED  # noqa: E402
 from sod.runs import read_records, read_trajectories  # noqa: E402
 from sod.sandbox import Sandbox  # noqa: E402
@@ -200,12 +201,10 @@ def _made_again(run: Path) -> Iterator[tuple[float, float, float]]:
     """(d, w, log-ratio of the first token) of calls that follow a failed one."""
     for record in read_trajectories(run):
         trajectory = trajectory_of(record)
-        taught = dict(zip(trajectory.sampled_positions, record["teacher_logprobs"], strict=True))
-        for number, turn in enumerate(trajectory.turns[1:], start=1):
-            before = trajectory.turns[number - 1]
-            if turn.calls and any(result.status is not ToolStatus.OK for result in before.results):
-                opening = taught[turn.start] - trajectory.rollout_logprobs[turn.start]
-                yield record["divergence"][number], record["weight"][number], opening
+        log_ratio = log_ratios_of(record, trajectory)
+        for number, (before, turn) in enumerate(itertools.pairwise(trajectory.turns), start=1):
+            if before.failed and turn.calls:
+                yield record["divergence"][number], record["weight"][number], log_ratio[turn.start]
 
 
 def draw(out: Path, path: Path) -> None:

@@ -212,7 +212,7 @@ async def step_divergences(teacher: Scorer, trajectory: Trajectory) -> list[floa
 
 def place_of(turns: Sequence[Turn]) -> str:
     """One of WHERE, by the turns before a step."""
-    failed = [any(result.status is not ToolStatus.OK for result in turn.results) for turn in turns]
+    failed = [turn.failed for turn in turns]
     return "before" if not any(failed) else "right after" if failed[-1] else "later"
 
 

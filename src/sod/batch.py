@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sod.errors import SignalError
 from sod.models.grouping import token_runs
-from sod.types import Score, ToolStatus, Trajectory
+from sod.types import Score, Trajectory
 
 CallMask: TypeAlias = Callable[[Sequence[int]], Sequence[bool]]
 """A turn's tokens -> whether each is inside a tool call."""
@@ -99,7 +99,12 @@ def collate(rollouts: Sequence[Rollout], *, need_teacher: bool = False, call_mas
         step_BT=pad([trajectory.step for trajectory in trajectories], longest, -1, torch.int64),
         rollout_logprobs_BT=pad([t.rollout_logprobs for t in trajectories], longest, 0.0, torch.float32),
         teacher_logprobs_BT=pad(teacher, longest, float("nan"), torch.float32),
-        failed_BK=pad([_failed(t) for t in trajectories], max(t.num_steps for t in trajectories), False, torch.bool),
+        failed_BK=pad(
+            [[turn.failed for turn in t.turns] for t in trajectories],
+            max(t.num_steps for t in trajectories),
+            False,
+            torch.bool,
+        ),
         call_BT=pad([_in_calls(t, call_mask) for t in trajectories], longest, False, torch.bool),
         reward_B=torch.tensor([rollout.score.value for rollout in rollouts], dtype=torch.float32),
         group_B=torch.tensor([rollout.group for rollout in rollouts]),
@@ -118,11 +123,6 @@ def microbatches(length_B: Tensor, *, max_tokens: int, group_B: Tensor | None = 
         order = order[torch.argsort(group_B[order], stable=True)]
     for run in token_runs(length_B[order].tolist(), max_tokens=max_tokens):
         yield order[run.start : run.stop]
-
-
-def _failed(trajectory: Trajectory) -> list[bool]:
-    """By step: whether one of its calls failed."""
-    return [any(result.status is not ToolStatus.OK for result in turn.results) for turn in trajectory.turns]
 
 
 def _in_calls(trajectory: Trajectory, call_mask: CallMask | None) -> list[bool]:

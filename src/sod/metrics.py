@@ -67,7 +67,7 @@ def persistence(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         following
         for trajectory in trajectories
         for turn, following in itertools.pairwise(trajectory.turns)
-        if any(result.status is not ToolStatus.OK for result in turn.results)
+        if turn.failed
     ]
     return {"failed_turns": len(after), "retried": sum(bool(turn.calls) for turn in after)}
 

@@ -126,6 +126,11 @@ class Turn:
     calls: tuple[ToolCall | MalformedCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
 
+    @property
+    def failed(self) -> bool:
+        """Whether one of its calls did. What was never called, failed nowhere."""
+        return any(result.status is not ToolStatus.OK for result in self.results)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
