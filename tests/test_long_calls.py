@@ -109,7 +109,7 @@ def test_the_table_of_small_real_runs(small_world: Path, monkeypatch: pytest.Mon
     def two_updates(*given: Any, settings: dict[str, Any], **named: Any) -> Any:
         return learn(*given, settings={**settings, "update.num_updates": 2}, **named)
 
-    monkeypatch.setattr(long_calls, "learn", two_updates)
+    monkeypatch.setattr(study, "learn", two_updates)
     for method in ("start", "grpo", "sod"):
         long_calls.run_method(small_world, method, 0)
     head, _, start, grpo, sod = long_calls.table(small_world, ["grpo", "sod"])

@@ -19,18 +19,18 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import world  # noqa: E402
 from figures import SHOWN, canvas, draw_curves, legend, series, whole_steps  # noqa: E402
-from outcomes import NAMES, START, Cell, Outcome, average, difference, read_study  # noqa: E402
-from study import NUM_TEST, NUM_TRAIN, SEEDS, ColdStart, Job, by_name, evaluate, fit, last_model, learn, run_all  # noqa: E402
+from outcomes import NAMES, START, Cell, average, calls_again, difference, read_study  # noqa: E402
+from study import SEEDS, ColdStart, Job, evaluate, fit, learn_and_evaluate, run_all, write_data  # noqa: E402
 
 from sod.agent import FAULT  # noqa: E402
 from sod.config import ToolConfig  # noqa: E402
@@ -40,7 +40,7 @@ from sod.report.figures import SMOOTHED  # noqa: E402
 from sod.runs import read_records, read_trajectories  # noqa: E402
 from sod.sandbox import Sandbox  # noqa: E402
 from sod.sft import final_model  # noqa: E402
-from sod.types import Message, ToolResult, ToolStatus  # noqa: E402
+from sod.types import Message  # noqa: E402
 
 PLACE, SIZE = "long", "small"
 METHODS = ("grpo", "opd", "sod", "stable", "sod_mask", "sod_token", "opd_grpo")
@@ -65,19 +65,9 @@ ASKED = 0.3
 
 
 class Calculator(world.Calculator):
-    """`47+38*6 -> 510`: whole numbers and operators, from left to right."""
+    """`47+38*6 -> 510`: any number of operators."""
 
-    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """The result, or what is wrong, as the student sees it."""
-        if re.fullmatch(r"\d{1,9}([-+*/%]\d{1,9})+", arguments["x"]) is None:
-            return ToolResult(status=ToolStatus.ERROR, text="cannot be read")
-        first, *rest = re.findall(r"\d+|\D", arguments["x"])
-        value = int(first)
-        for symbol, operand in zip(rest[::2], map(int, rest[1::2]), strict=True):
-            if symbol in "/%" and operand == 0:
-                return ToolResult(status=ToolStatus.ERROR, text="division by zero")
-            value = world.OPERATORS[symbol](value, operand)
-        return ToolResult(status=ToolStatus.OK, text=str(value))
+    readable: ClassVar = re.compile(r"\d{1,9}([-+*/%]\d{1,9})+")
 
 
 def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
@@ -136,20 +126,10 @@ def run_method(out: Path, method: str, seed: int) -> str:
     """Training and evaluation; `start` is evaluated as it is."""
     student = final_model(out / "cold" / "student")
     if method == START:
-        return evaluate(out, out / START / SIZE / f"seed-{seed}", model=student, seed=seed, settings=SETTINGS)
-    run = out / "runs" / PLACE / SIZE / method / f"seed-{seed}"
+        return evaluate(out, out / START / SIZE / f"seed-{seed}", model=student, seed=seed, played=SETTINGS)
     models = {"student.path": student, "teacher.path": final_model(out / "cold" / "teacher")}
-    trained = learn(out, run, seed=seed, settings={**SETTINGS, **by_name(method), **models})
-    evaluation = run.with_name(f"{run.name}-evaluation")
-    return f"{trained}; {evaluate(out, evaluation, model=last_model(run), seed=seed, settings=SETTINGS)}"
-
-
-def write_data(out: Path) -> None:
-    """The problems that students train and are tested on."""
-    for name, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        path = out / "data" / f"{name}.jsonl"
-        if not path.exists():
-            world.write_jsonl(path, world.rows(count, seed=f"long-{name}", lengths=LENGTHS))
+    run = out / "runs" / PLACE / SIZE / method / f"seed-{seed}"
+    return learn_and_evaluate(out, run, method=method, seed=seed, settings=models, played=SETTINGS)
 
 
 # ---- what came out
@@ -177,24 +157,23 @@ def _row(cell: Cell, grpo: Cell) -> Iterator[str]:
     less = difference(cell, grpo)
     yield "" if less is None else f"{less.interval.value:+.1%} [{less.interval.low:+.1%}, {less.interval.high:+.1%}]"
     outcomes = list(cell.outcomes.values())
-    last = sum(each.retried for each in outcomes) / sum(each.failed_turns for each in outcomes)
+    last = _share((each.failed_turns, each.retried) for each in outcomes)
     if cell.method == START:
         yield f"{last:.0%}"
         yield from [""] * 4
         return
-    yield f"{_first(outcomes):.0%}, {last:.0%}"
+    first = _share(calls_again(each.path, slice(FIRST_UPDATES)) for each in outcomes)
+    yield f"{first:.0%}, {last:.0%}"
     rung = [each.alarms["retries"] for each in outcomes if "retries" in each.alarms]
     yield f"{len(rung)} of {len(outcomes)} (update {', '.join(map(str, rung))})" if rung else "none"
     again = [each for outcome in outcomes for each in _made_again(outcome.path)]
     yield from (f"{fmean(each[column] for each in again):.2f}" for column in range(3))
 
 
-def _first(outcomes: Sequence[Outcome]) -> float:
-    """Share of failed calls that are made again in the first updates."""
-    records = (read_records(each.path / "metrics.jsonl") for each in outcomes)
-    updates = [update for run in records for update in run if 0 < update.get("update", 0) <= FIRST_UPDATES]
-    updates = [update for update in updates if "failed_turns" in update]
-    return sum(each["retried"] for each in updates) / sum(each["failed_turns"] for each in updates)
+def _share(counts: Iterable[tuple[int, int]]) -> float:
+    """Of (failed turns, those that called again)."""
+    failed, retried = (sum(each) for each in zip(*counts, strict=True))
+    return retried / failed
 
 
 def _made_again(run: Path) -> Iterator[tuple[float, float, float]]:
@@ -230,8 +209,7 @@ def _shares(run: Path) -> dict[int, float]:
     updates = [each for each in read_records(run / "metrics.jsonl") if each.get("failed_turns")]
     windows = [updates[max(0, end - SMOOTHED) : end] for end in range(1, len(updates) + 1)]
     return {
-        window[-1]["update"]: sum(each["retried"] for each in window) / sum(each["failed_turns"] for each in window)
-        for window in windows
+        window[-1]["update"]: _share((each["failed_turns"], each["retried"]) for each in window) for window in windows
     }
 
 
@@ -249,7 +227,7 @@ def main() -> int:
     given = parser.parse_args()
     if not given.table and not given.figure:
         os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come
-        write_data(given.out)
+        write_data(given.out, prefix="long-", lengths=LENGTHS)
         cold = [Job(name=name, work=cold_start, arguments=(given.out, name)) for name in ("teacher", "student")]
         runs = [
             Job(name=f"{method}/seed-{seed}", work=run_method, arguments=(given.out, method, seed))

@@ -179,7 +179,7 @@ def _outcome(path: Path, *, trained: bool) -> Outcome | str:
     means, numbers = problem_means(evaluation).get(BENCHMARK), result["benchmarks"].get(BENCHMARK)
     if not means or not numbers:
         return f"no benchmark {BENCHMARK!r}"
-    failed, retried = _ending(path) if trained else _persistence(path)
+    failed, retried = calls_again(path, slice(-LAST_UPDATES, None)) if trained else _persistence(path)
     return Outcome(
         path=path,
         means=means,
@@ -192,9 +192,9 @@ def _outcome(path: Path, *, trained: bool) -> Outcome | str:
     )
 
 
-def _ending(run: Path) -> tuple[int, int]:
-    """Turns with a failed call in the last updates of training, and those that called again."""
-    updates = [each for each in read_records(run / "metrics.jsonl") if "accuracy" in each][-LAST_UPDATES:]
+def calls_again(run: Path, which: slice) -> tuple[int, int]:
+    """Turns with a failed call in some updates of training, and those that called again."""
+    updates = [each for each in read_records(run / "metrics.jsonl") if "accuracy" in each][which]
     return sum(each["failed_turns"] for each in updates), sum(each["retried"] for each in updates)
 
 

@@ -37,6 +37,7 @@ from sod.types import Message  # noqa: E402
 SIZES = ("small", "large")
 SEEDS = (0, 1, 2)
 FAULTS = 0.2
+FAILING: Mapping[str, Any] = {"tool.fault_share": FAULTS}
 SLIPS = 0.2
 NUM_TRAIN, NUM_TEST, TEST_SAMPLES = 2400, 150, 4
 CORE = ("grpo", "opd", "opd_grpo", "sod", "stable")
@@ -147,20 +148,23 @@ def start(out: Path, size: str, seed: int) -> str:
 
 def run_method(out: Path, place: str, size: str, method: str, seed: int) -> str:
     """One method: training and evaluation."""
-    settings: dict[str, Any] = {**by_name(method), "student.path": final_model(out / "cold" / size)}
+    settings: dict[str, Any] = {"student.path": final_model(out / "cold" / size)}
     if place != "any":
         settings["teacher.path"] = last_model(out / "teachers" / place)
     if method.startswith("opsd"):
         settings["agent.max_prompt_tokens"] = 96
     run = out / "runs" / place / size / method / f"seed-{seed}"
-    trained = learn(out, run, seed=seed, settings={"tool.fault_share": FAULTS, **settings})
+    return learn_and_evaluate(out, run, method=method, seed=seed, settings=settings)
+
+
+def learn_and_evaluate(
+    out: Path, run: Path, *, method: str, seed: int, settings: Mapping[str, Any], played: Mapping[str, Any] = FAILING
+) -> str:
+    """A method, or SOD with the preset `stable`, and what it came to. `played`: settings of tool and agent, in both."""
+    chosen = {"method": "sod", "preset": "stable"} if method == "stable" else {"method": method}
+    trained = learn(out, run, seed=seed, settings={**played, **chosen, **settings})
     evaluation = run.with_name(f"{run.name}-evaluation")
-    return f"{trained}; {evaluate(out, evaluation, model=last_model(run), seed=seed)}"
-
-
-def by_name(method: str) -> dict[str, Any]:
-    """Settings of a method, or of SOD with the preset `stable`."""
-    return {"method": "sod", "preset": "stable"} if method == "stable" else {"method": method}
+    return f"{trained}; {evaluate(out, evaluation, model=last_model(run), seed=seed, played=played)}"
 
 
 def last_model(run: Path) -> Path:
@@ -181,9 +185,9 @@ def learn(out: Path, run: Path, *, seed: int, settings: Mapping[str, Any]) -> st
     return ", ".join(["trained", *heard])
 
 
-def evaluate(out: Path, run: Path, *, model: Path, seed: int, settings: Mapping[str, Any] | None = None) -> str:
-    """Of a model on the test problems of `out`, with the agent and the tool of train.toml and settings."""
-    given = {"run": "-", **_NOWHERE, "tool.fault_share": FAULTS, **(settings or {})}
+def evaluate(out: Path, run: Path, *, model: Path, seed: int, played: Mapping[str, Any] = FAILING) -> str:
+    """Of a model on the test problems of `out`, with the agent and the tool of train.toml and `played`."""
+    given = {"run": "-", **_NOWHERE, **played}
     shared = load(TrainConfig, HERE / "train.toml", overrides=as_overrides(given))
     config = parse(
         EvalConfig,
@@ -235,12 +239,12 @@ def _method_jobs(out: Path, *, sizes: Sequence[str], methods: Sequence[str], see
                         yield Job(name=name, work=run_method, arguments=(out, place, size, method, seed))
 
 
-def write_data(out: Path) -> None:
-    """The problems that students train and are tested on."""
+def write_data(out: Path, *, prefix: str = "", lengths: tuple[int, int] = world.LENGTHS) -> None:
+    """The problems that students train and are tested on. `prefix` is of their seeds."""
     for name, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         path = out / "data" / f"{name}.jsonl"
         if not path.exists():
-            world.write_jsonl(path, world.rows(count, seed=name))
+            world.write_jsonl(path, world.rows(count, seed=prefix + name, lengths=lengths))
 
 
 def run_all(jobs: Sequence[Job], *, workers: int) -> int:

@@ -17,7 +17,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from sod.agent import FAULT
 from sod.config import ToolConfig
@@ -36,6 +36,8 @@ OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "%": operator.mod,
 }
 LARGEST = 9999
+LENGTHS = (2, 5)
+"""Fewest and most steps of a problem."""
 PRIVILEGES: tuple[Shows, ...] = ("answer", "hint")
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 VOCABULARY_SIZE = 576
@@ -80,6 +82,8 @@ class Calculator:
     """`47+385 -> 432`, `7/0 -> division by zero`, `7* -> cannot be read`: two whole numbers and an operator."""
 
     name = NAME
+    readable: ClassVar = re.compile(r"\d{1,9}[-+*/%]\d{1,9}")
+    """Expressions that are computed, from left to right."""
     schema: Mapping[str, Any] = {
         "type": "function",
         "function": {
@@ -95,13 +99,15 @@ class Calculator:
 
     async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
         """The result, or what is wrong, as the student sees it."""
-        match = re.fullmatch(r"(\d{1,9})([-+*/%])(\d{1,9})", arguments["x"])
-        if match is None:
+        if self.readable.fullmatch(arguments["x"]) is None:
             return ToolResult(status=ToolStatus.ERROR, text="cannot be read")
-        left, right = int(match[1]), int(match[3])
-        if match[2] in "/%" and right == 0:
-            return ToolResult(status=ToolStatus.ERROR, text="division by zero")
-        return ToolResult(status=ToolStatus.OK, text=str(OPERATORS[match[2]](left, right)))
+        first, *rest = re.findall(r"\d+|\D", arguments["x"])
+        value = int(first)
+        for symbol, operand in zip(rest[::2], map(int, rest[1::2]), strict=True):
+            if symbol in "/%" and operand == 0:
+                return ToolResult(status=ToolStatus.ERROR, text="division by zero")
+            value = OPERATORS[symbol](value, operand)
+        return ToolResult(status=ToolStatus.OK, text=str(value))
 
 
 def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
@@ -115,8 +121,8 @@ def calculator(_config: ToolConfig, _sandbox: Sandbox | None) -> Calculator:
 Steps: TypeAlias = list[tuple[str, int]]
 
 
-def chains(count: int, *, seed: str, lengths: tuple[int, int] = (2, 5)) -> Iterator[tuple[int, Steps]]:
-    """(start, [(operator, operand), ...]) with every result between 0 and LARGEST. `lengths`: fewest and most steps."""
+def chains(count: int, *, seed: str, lengths: tuple[int, int] = LENGTHS) -> Iterator[tuple[int, Steps]]:
+    """(start, [(operator, operand), ...]) with every result between 0 and LARGEST."""
     rng = random.Random(f"miniature-{seed}")
     for _ in range(count):
         value = start = rng.randint(2, 99)
@@ -141,7 +147,7 @@ def _operands(symbol: str, value: int) -> range:
     return limits[symbol]
 
 
-def rows(count: int, *, seed: str, lengths: tuple[int, int] = (2, 5)) -> Iterator[dict[str, Any]]:
+def rows(count: int, *, seed: str, lengths: tuple[int, int] = LENGTHS) -> Iterator[dict[str, Any]]:
     """Problems as rows of a data file."""
     for index, (start, steps) in enumerate(chains(count, seed=seed, lengths=lengths)):
         value = start
