@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sod.config import GuardConfig
@@ -62,10 +62,8 @@ class Guards:
             ("reward", "mean reward", self.config.reward_floor, _share_variance),
         ):
             before, now = _mean(reference, key), _mean(recent, key)
-            if not floor or before <= 0 or now >= floor * before:
-                continue
-            chance = SURE * math.sqrt(variance(before, _trajectories(reference)) + variance(now, _trajectories(recent)))
-            if before - now > chance:
+            counts = _trajectories(reference), _trajectories(recent)
+            if _fell(before, now, floor=floor, variance=variance, counts=counts):
                 message = f"{name} fell from {before:.3g} to {now:.3g}, below {floor:g} of the start"
                 alarms.append(Alarm(rule=key, message=message))
         alarms += self._retries()
@@ -87,13 +85,8 @@ class Guards:
         if not reference or not recent or len(reference) + len(recent) > len(self._history):
             return []
         before, now = _retried_share(reference), _retried_share(recent)
-        floor = self.config.retry_floor
-        if now >= floor * before:
-            return []
-        chance = SURE * math.sqrt(
-            _share_variance(before, _failed_turns(reference)) + _share_variance(now, _failed_turns(recent))
-        )
-        if before - now <= chance:
+        floor, counts = self.config.retry_floor, (_failed_turns(reference), _failed_turns(recent))
+        if not _fell(before, now, floor=floor, variance=_share_variance, counts=counts):
             return []
         message = (
             f"calls again after a failed one fell from {before:.0%} to {now:.0%}, below {floor:g} of the start: the "
@@ -142,6 +135,21 @@ def _failed_turns(history: Sequence[Mapping[str, float]]) -> float:
 def _trajectories(history: Sequence[Mapping[str, float]]) -> float:
     """Metrics that do not say of how many trajectories they are count as exact."""
     return sum(metrics.get("num_trajectories", math.inf) for metrics in history)
+
+
+def _fell(
+    before: float,
+    now: float,
+    *,
+    floor: float,
+    variance: Callable[[float, float], float],
+    counts: tuple[float, float],
+) -> bool:
+    """Below `floor` of the start, and by more than chance makes of means of so many. A floor of 0 is off, and what began
+    at nothing has nothing to fall from."""
+    if not floor or before <= 0 or now >= floor * before:
+        return False
+    return before - now > SURE * math.sqrt(variance(before, counts[0]) + variance(now, counts[1]))
 
 
 def _share_variance(mean: float, count: float) -> float:

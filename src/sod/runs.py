@@ -338,15 +338,14 @@ def _left_nothing(directory: Path) -> bool:
 
 
 def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ. A section that only one of them knows, as a run of an older version may not, is
-    told by its keys."""
+    """Dotted keys whose values differ. A section that the old one does not know, as a run of an older version may not,
+    is told by its keys."""
     differing: list[str] = []
     for key in sorted(old.keys() | new.keys()):
-        left, right = old.get(key), new.get(key)
+        right = new.get(key)
+        left = old.get(key, {} if isinstance(right, dict) else None)
         if isinstance(left, dict) and isinstance(right, dict):
             differing += _differing_keys(left, right, f"{prefix}{key}.")
-        elif key not in old and isinstance(right, dict):
-            differing += _differing_keys({}, right, f"{prefix}{key}.")
         elif left != right:
             differing.append(prefix + key)
     return differing
