@@ -145,8 +145,8 @@ def _fell(
     variance: Callable[[float, float], float],
     counts: tuple[float, float],
 ) -> bool:
-    """Below `floor` of the start, and by more than chance makes of means of so many. A floor of 0 is off, and what began
-    at nothing has nothing to fall from."""
+    """Below `floor` of the start, and by more than chance makes of means of so many. A floor of 0 is off; what began at
+    nothing has nothing to fall from."""
     if not floor or before <= 0 or now >= floor * before:
         return False
     return before - now > SURE * math.sqrt(variance(before, counts[0]) + variance(now, counts[1]))
