@@ -46,23 +46,21 @@ def long_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     world, long_calls = importlib.import_module("world"), importlib.import_module("long_calls")
     path = tmp_path_factory.mktemp("data") / "train.jsonl"
     world.write_jsonl(path, world.rows(800, seed="presets", lengths=long_calls.LENGTHS))
-    return {
-        **long_calls.SETTINGS,
-        "tool.make": f"{MINIATURE / 'long_calls.py'}:calculator",
-        "student.path": MINIATURE / "models" / "long_student",
-        "teacher.path": MINIATURE / "models" / "long_teacher",
-        "data.path": path,
-    }
+    shipped = place("long_calls.py", path, student="long_student", teacher="long_teacher")
+    return {**long_calls.SETTINGS, **shipped}
 
 
 def failing(data: Path, *, teacher: str = "naive") -> dict[str, Any]:
     """Settings of the study's world whose tool fails."""
+    return {**place("world.py", data, student="small", teacher=teacher), "tool.fault_share": 0.2}
+
+
+def place(world: str, data: Path, *, student: str, teacher: str) -> dict[str, Any]:
     return {
-        "student.path": MINIATURE / "models" / "small",
+        "student.path": MINIATURE / "models" / student,
         "teacher.path": MINIATURE / "models" / teacher,
         "data.path": data,
-        "tool.make": f"{MINIATURE / 'world.py'}:calculator",
-        "tool.fault_share": 0.2,
+        "tool.make": f"{MINIATURE / world}:calculator",
     }
 
 
